@@ -1,0 +1,54 @@
+"""The context of one HTTP request, made by the server's middleware and read by the engine client.
+
+vLLM calls `generate` deep inside its handlers, several times for n prompts, beam search and tool loops. A
+context variable carries one mutable `RequestContext` there, so that nested calls share the decision id and
+what was already judged, and the middleware sees the verdict when it writes the response.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from dataclasses import dataclass, field
+from typing import Any
+
+from guard.types import Admission, AppliedEdit, Message
+
+
+@dataclass
+class RequestContext:
+    """`admissions` holds one entry per distinct prompt judged, keyed by its token ids."""
+
+    decision_id: str
+    route: str
+    received_at: float
+    tenant: str | None = None
+    model: str | None = None
+    stream: bool = False
+    messages: tuple[Message, ...] = ()
+    asides: tuple[str, ...] = ()
+    must_parse: bool = False  # the client asked for JSON or a forced tool call: prose would break its parser
+    admissions: dict[tuple[int, ...], Admission] = field(default_factory=dict)
+    applied: list[str] = field(default_factory=list)
+    edits: list[AppliedEdit] = field(default_factory=list)
+    events: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def matched(self) -> bool:
+        return any(a.matched for a in self.admissions.values())
+
+
+_current: contextvars.ContextVar[RequestContext | None] = contextvars.ContextVar("lethe_request", default=None)
+
+
+def current() -> RequestContext | None:
+    """The context of the request being served, or None outside one."""
+    return _current.get()
+
+
+def enter(context: RequestContext) -> contextvars.Token[RequestContext | None]:
+    """Make `context` current; give the token to `leave` when the response is done."""
+    return _current.set(context)
+
+
+def leave(token: contextvars.Token[RequestContext | None]) -> None:
+    _current.reset(token)

@@ -1,0 +1,68 @@
+"""Everything that can go wrong, drawn as a tree; one place (server/errors.py) maps it to the wire.
+
+LetheError
+ |- BadRequest            400  the client's request cannot be taken (param names the field)
+ |- Unauthorized          401  no key, or one that is not known
+ |- Forbidden             403  a known key that may not do this
+ |- NotFound              404
+ |- PreconditionFailed    412  If-Match names another version
+ |- TargetRefused         422  the target cannot be registered as it is (fields names what, rate is measured)
+ |- GuardUnavailable      503  the guard cannot vouch for an answer; safe to retry
+ |- ConfigError                configuration, environment or command line; ends the process with one sentence
+ `- StartupError               the engine or a part of the guard is not live; ends the process with one sentence
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+
+class LetheError(Exception):
+    """Base of all errors that users may see. The message is one plain sentence that says what to do."""
+
+    status = 500
+    code = "internal_error"
+    kind = "server_error"
+
+    def __init__(self, message: str, *, param: str | None = None, details: Mapping[str, Any] | None = None):
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.details = dict(details or {})
+
+
+class BadRequest(LetheError):
+    status, code, kind = 400, "bad_request", "invalid_request_error"
+
+
+class Unauthorized(LetheError):
+    status, code, kind = 401, "invalid_api_key", "authentication_error"
+
+
+class Forbidden(LetheError):
+    status, code, kind = 403, "permission_denied", "permission_error"
+
+
+class NotFound(LetheError):
+    status, code, kind = 404, "not_found", "invalid_request_error"
+
+
+class PreconditionFailed(LetheError):
+    status, code, kind = 412, "precondition_failed", "invalid_request_error"
+
+
+class TargetRefused(LetheError):
+    status, code, kind = 422, "target_refused", "invalid_request_error"
+
+
+class GuardUnavailable(LetheError):
+    status, code, kind = 503, "guard_unavailable", "server_error"
+
+
+class ConfigError(LetheError):
+    code = "config_error"
+
+
+class StartupError(LetheError):
+    code = "startup_error"
