@@ -11,6 +11,7 @@ import contextvars
 from dataclasses import dataclass, field
 from typing import Any
 
+from guard.errors import LetheError
 from guard.types import Admission, AppliedEdit, Message
 
 
@@ -28,9 +29,11 @@ class RequestContext:
     asides: tuple[str, ...] = ()
     must_parse: bool = False  # the client asked for JSON or a forced tool call: prose would break its parser
     admissions: dict[tuple[int, ...], Admission] = field(default_factory=dict)
+    beams: dict[tuple[int, ...], tuple[Admission, int]] = field(default_factory=dict)  # the engine client's own
     applied: list[str] = field(default_factory=list)
     edits: list[AppliedEdit] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
+    failure: LetheError | None = None  # set by whoever raises it, so that the gate answers it in one shape
 
     @property
     def matched(self) -> bool:

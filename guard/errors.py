@@ -2,6 +2,7 @@
 
 LetheError
  |- BadRequest            400  the client's request cannot be taken (param names the field)
+ |   `- TooLarge          413  its body is larger than this server takes
  |- Unauthorized          401  no key, or one that is not known
  |- Forbidden             403  a known key that may not do this
  |- NotFound              404
@@ -34,6 +35,10 @@ class LetheError(Exception):
 
 class BadRequest(LetheError):
     status, code, kind = 400, "bad_request", "invalid_request_error"
+
+
+class TooLarge(BadRequest):
+    status, code = 413, "request_too_large"
 
 
 class Unauthorized(LetheError):

@@ -1,0 +1,1 @@
+"""The embedded demo: a fictitious world, its forget targets, and two small models that were trained on it."""

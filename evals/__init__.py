@@ -1,0 +1,2 @@
+"""Evaluation of a guarded server, against any OpenAI-compatible endpoint: forgetting, isolation, parity,
+swaps."""

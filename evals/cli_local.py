@@ -1,0 +1,116 @@
+"""The commands that are given no server: `demo` starts its own, `compare` and `html` read reports."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from evals import options
+from evals.html import page
+from evals.items import ItemError, names_in
+from evals.suites import compare as compare_suite
+from evals.suites import demo as demo_suite
+
+
+@click.command()
+@options.items_option()
+@click.option(
+    "--full", default="demo/models/full", show_default=True, help="The model that knows the targets."
+)
+@click.option(
+    "--never", default="demo/models/never", show_default=True, help="The one that never learned them."
+)
+@click.option(
+    "--targets-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Targets to import, JSON lines. Default: what `lethe serve` brings.",
+)
+@click.option(
+    "--suite",
+    "suites",
+    type=click.Choice(demo_suite.SUITES),
+    multiple=True,
+    help="Only these; may be repeated.",
+)
+@click.option(
+    "--serve-option", "serve_options", multiple=True, help="Extra word for `lethe serve`; repeatable."
+)
+@click.option(
+    "--logs",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("reports/logs"),
+    show_default=True,
+    help="Where the servers' logs go.",
+)
+@click.option("--n", type=click.IntRange(1), default=500, show_default=True, help="Requests of isolation.")
+@options.common_options("demo")
+def demo(
+    items_path: Path,
+    full: str,
+    never: str,
+    targets_file: Path | None,
+    suites: tuple[str, ...],
+    serve_options: tuple[str, ...],
+    logs: Path,
+    n: int,
+    seed: int,
+    out: Path,
+    rows: bool,
+) -> None:
+    """Starts guarded, bare and never-learned servers on the demo and runs all suites; writes JSON and HTML.
+
+    \b
+    Example:
+      python -m evals demo --targets-file demo/targets.jsonl --out reports/demo.json
+    """
+    items = options.read_items(items_path)
+    plan = demo_suite.Plan(
+        full, never, targets_file, logs, suites or demo_suite.SUITES, serve_options, seed, n
+    )
+    reports = options.drive(demo_suite.run(items, names_in(items), plan))
+    options.finish_many(reports, out, rows=rows, items_path=items_path)
+
+
+@click.command()
+@click.argument("first", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("second", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@options.common_options("compare")
+def compare(
+    first: Path,
+    second: Path,
+    seed: int,
+    out: Path,
+    rows: bool,
+) -> None:
+    """Paired differences between two reports of one suite.
+
+    \b
+    Example:
+      python -m evals compare reports/before.json reports/after.json
+    """
+    try:
+        loaded = [json.loads(path.read_text(encoding="utf-8")) for path in (first, second)]
+        report = compare_suite.compare(*loaded, seed=seed)
+    except (ItemError, KeyError, TypeError, json.JSONDecodeError) as error:
+        raise click.ClickException(f"cannot compare: {error}") from error
+    options.finish(report, out, rows=rows)
+
+
+@click.command()
+@click.argument("report", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
+def html(
+    report: Path,
+    out: Path,
+) -> None:
+    """A JSON report as one self-contained HTML page.
+
+    \b
+    Example:
+      python -m evals html reports/targets.json reports/targets.html
+    """
+    data = json.loads(report.read_text(encoding="utf-8"))
+    out.write_text(page(data.get("reports", [data])), encoding="utf-8")
+    click.echo(f"Page: {out}")

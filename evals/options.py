@@ -1,0 +1,110 @@
+"""Command-line options that suites share, and what they all do at the end."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from evals.client import ClientError
+from evals.html import page
+from evals.items import Item, ItemError, fingerprint, load_items
+from evals.report import Report, as_text, write_json
+
+DEFAULT_ITEMS = Path("demo/items.jsonl")
+T = TypeVar("T")
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def _stack(*decorators: Decorator) -> Decorator:
+    def apply(function: Callable[..., Any]) -> Callable[..., Any]:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return apply
+
+
+def items_option(required: bool = True) -> Decorator:
+    return click.option(
+        "--items",
+        "items_path",
+        type=click.Path(exists=required, dir_okay=False, path_type=Path),
+        default=DEFAULT_ITEMS,
+        show_default=True,
+        help="Questions, one JSON object a line.",
+    )
+
+
+key_option = click.option("--key", envvar="LETHE_KEY", help="Key of the guarded server. [env: LETHE_KEY]")
+admin_key_option = click.option(
+    "--admin-key", envvar="LETHE_ADMIN_KEY", help="Admin key of the guarded server. [env: LETHE_ADMIN_KEY]"
+)
+
+
+def common_options(name: str) -> Decorator:
+    """--seed, --out, --rows, which every suite has."""
+    return _stack(
+        click.option("--seed", type=int, default=0, show_default=True, help="Seed of orders and bootstraps."),
+        click.option(
+            "--out",
+            type=click.Path(dir_okay=False, path_type=Path),
+            default=Path(f"reports/{name}.json"),
+            show_default=True,
+            help="Where the JSON report goes.",
+        ),
+        click.option(
+            "--rows/--no-rows", default=True, show_default=True, help="Keep one row per item in it."
+        ),
+    )
+
+
+def read_items(path: Path) -> list[Item]:
+    """The items, or one sentence about what is wrong with the file."""
+    try:
+        return load_items(path)
+    except ItemError as error:
+        raise click.ClickException(f"{path}: {error}") from error
+
+
+def finish(
+    report: Report, out: Path, *, rows: bool, items_path: Path | None = None, check: bool = True
+) -> None:
+    """Writes the report, prints its tables, and ends the process with 1 when a criterion fails."""
+    if items_path is not None:
+        report.inputs["items"] = fingerprint(items_path)
+    if not rows:
+        report.rows = []
+    data = report.as_dict()
+    write_json(out, data)
+    click.echo(as_text(data))
+    click.echo(f"\nReport: {out}")
+    if check and report.passed is False:
+        sys.exit(1)
+
+
+def finish_many(reports: list[Report], out: Path, *, rows: bool, items_path: Path) -> None:
+    """The same for a run of several suites: one JSON file and one HTML page beside it."""
+    for report in reports:
+        report.inputs["items"] = fingerprint(items_path)
+        report.rows = report.rows if rows else []
+    data = [report.as_dict() for report in reports]
+    write_json(out, {"reports": data})
+    out.with_suffix(".html").write_text(page(data), encoding="utf-8")
+    for one in data:
+        click.echo(f"\n=== {one['suite']} (n = {one['n']}){as_text(one)}")
+    click.echo(f"\nReport: {out} and {out.with_suffix('.html')}")
+    if any(report.passed is False for report in reports):
+        sys.exit(1)
+
+
+def drive(work: Coroutine[Any, Any, T]) -> T:
+    """Runs a suite; what the user can put right becomes one sentence and exit code 1."""
+    try:
+        return asyncio.run(work)
+    except (ClientError, ItemError) as error:
+        raise click.ClickException(str(error)) from error

@@ -1,0 +1,1 @@
+"""One file per suite, each with one async `run(...) -> Report`."""

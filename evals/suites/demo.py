@@ -1,0 +1,93 @@
+"""All suites on the demo: starts the guarded model, the same model bare, and the never-learned one, then
+runs.
+
+The three servers get the same engine arguments and the same served name, so that bodies can be compared.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import AsyncExitStack, ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from evals import serve
+from evals.admin import Admin
+from evals.client import Client
+from evals.items import Item
+from evals.report import Report
+from evals.suites import isolation, parity, swap, targets
+
+SUITES = ("targets", "isolation", "parity", "swap")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to start and how much to send."""
+
+    full: str
+    never: str
+    target_file: Path | None
+    logs: Path
+    suites: Sequence[str] = SUITES
+    options: Sequence[str] = ()
+    seed: int = 0
+    n: int = 500
+    concurrency: int = 8
+
+
+async def _prepare(guarded: serve.Running, plan: Plan) -> None:
+    if plan.target_file is None:
+        return
+    async with Client(guarded.base_url, guarded.admin_key) as client:
+        made = await Admin(client).import_targets(plan.target_file.read_text(encoding="utf-8"))
+    click.echo(f"imported targets: {made}", err=True)
+
+
+async def _run(
+    servers: dict[str, serve.Running], items: Sequence[Item], names: Sequence[str], plan: Plan
+) -> list[Report]:
+    """The chosen suites, one after the other. Swap comes last: it changes the register."""
+    await _prepare(servers["guarded"], plan)
+    reports: list[Report] = []
+    key = servers["guarded"].admin_key
+    async with AsyncExitStack() as stack:
+        clients = {
+            name: await stack.enter_async_context(Client(server.base_url, server.admin_key))
+            for name, server in servers.items()
+        }
+        guarded, bare = clients["guarded"], clients["unguarded"]
+        if "targets" in plan.suites:
+            options = {"seed": plan.seed, "concurrency": plan.concurrency}
+            reports.append(await targets.run(items, names, clients, **options))
+        if "isolation" in plan.suites:
+            report = await isolation.run(items, guarded, bare, admin=Admin(guarded), n=plan.n, seed=plan.seed)
+            reports.append(report)
+        if "parity" in plan.suites:
+            pair = parity.Server(guarded, key), parity.Server(bare, None)
+            for server in pair:
+                stack.push_async_callback(server.close)
+            reports.append(await parity.run(parity.pick_prompts(items), *pair))
+    if "swap" in plan.suites:
+        prompts = parity.pick_prompts(items)
+        reports.append(await swap.run(servers["guarded"].base_url, key, prompts, seed=plan.seed))
+    return reports
+
+
+async def run(items: Sequence[Item], names: Sequence[str], plan: Plan) -> list[Report]:
+    """Starts the servers, runs, and takes everything down again."""
+    with ExitStack() as stack:
+        data_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lethe-evals-")))
+        logs = plan.logs
+        servers = {
+            "guarded": stack.enter_context(
+                serve.guarded(plan.full, logs / "guarded.log", data_dir, options=plan.options)
+            )
+        }
+        if "targets" in plan.suites:
+            servers["never"] = stack.enter_context(serve.bare(plan.never, logs / "never.log"))
+        servers["unguarded"] = stack.enter_context(serve.bare(plan.full, logs / "unguarded.log"))
+        return await _run(servers, items, names, plan)

@@ -1,0 +1,211 @@
+"""The configuration of one installation: a frozen tree read from YAML, the environment and nothing else.
+
+Sources, later ones win: the defaults below, the file, `LETHE_<SECTION>_<KEY>` variables and the short names
+in `SHORT_NAMES`. Text in the file may hold `${ENV}` and `${ENV:default}`; `$${` stands for a literal `${`.
+Whoever needs a setting is given it; nobody reads it from here.
+"""
+
+from __future__ import annotations
+
+import difflib
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from guard.errors import ConfigError
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "LETHE_"
+SHORT_NAMES = {
+    "LETHE_ADMIN_KEY": "auth.admin_key",
+    "LETHE_MASTER_KEY": "auth.master_key",
+    "LETHE_ENCODER": "encoder.name",
+}
+OTHER_VARIABLES = ("LETHE_CONFIG", "LETHE_SERVER")  # read by the command line, not settings
+_REFERENCE = re.compile(r"\$(\$\{)|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::([^}]*))?\}")
+_DEFAULTABLE = ("mode", "intervention", "threshold", "reply", "policy")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ServerSettings(_Section):
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65535)
+    admin_port: int | None = Field(None, ge=1, le=65535)
+    max_body_bytes: int = Field(4 * 2**20, ge=1024)
+
+
+class StoreSettings(_Section):
+    url: str | None = None
+
+
+class EncoderSettings(_Section):
+    name: str = "minilm"
+    threads: int = Field(1, ge=1, le=256)
+
+
+class DetectionSettings(_Section):
+    deadline_ms: int = Field(2_000, ge=1)
+    max_background_rate: float = Field(0.01, gt=0.0, le=0.5)
+
+
+class LimitSettings(_Section):
+    max_n: int = Field(64, ge=1, le=16_384)
+
+
+class DecisionLogSettings(_Section):
+    retain_days: float = Field(30, gt=0)
+    queue_size: int = Field(10_000, ge=1)
+    text: bool = False
+
+
+class AuthSettings(_Section):
+    no_auth: bool = False
+    demo: bool = False
+    admin_key: SecretStr | None = None
+    master_key: SecretStr | None = None
+
+
+class Settings(_Section):
+    """Everything that an operator can set. configs/default.yaml shows every key with its default."""
+
+    version: int = Field(1, ge=1, le=1)
+    data_dir: Path = Path("data")
+    server: ServerSettings = ServerSettings()
+    store: StoreSettings = StoreSettings()
+    encoder: EncoderSettings = EncoderSettings()
+    detection: DetectionSettings = DetectionSettings()
+    limits: LimitSettings = LimitSettings()
+    decision_log: DecisionLogSettings = DecisionLogSettings()
+    auth: AuthSettings = AuthSettings()
+    target_defaults: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("target_defaults")
+    @classmethod
+    def _valid_defaults(cls, value: dict[str, Any]) -> dict[str, Any]:
+        from guard.targets import TargetSpec  # the schema is only needed where defaults are given
+
+        for key in value:
+            if key not in _DEFAULTABLE:
+                raise ValueError(f"{_unknown(key, _DEFAULTABLE)}")
+        TargetSpec.model_validate({"name": "defaults", **value})
+        return value
+
+    @property
+    def store_url(self) -> str:
+        """Where the store lives: what `store.url` says, else one SQLite file in the data folder."""
+        return self.store.url or f"sqlite:///{self.data_dir.absolute() / 'lethe.db'}"
+
+
+def load_settings(path: Path | None, env: Mapping[str, str]) -> Settings:
+    """The settings of the file at `path` (defaults alone when None) under the overrides of `env`.
+
+    Raises:
+        ConfigError: the file cannot be read, a variable is missing, a key is unknown or a value is refused.
+    """
+    tree = _interpolate(_read(path), env, str(path)) if path else {}
+    source = str(path) if path else "the configuration"
+    keys = dict(leaves(Settings))
+    for variable, value in env.items():
+        if variable.startswith(PREFIX):
+            _override(tree, variable, value, keys)
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_sentence(error, source)) from None
+
+
+def leaves(section: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Dotted names of all keys below `section`, with their defaults."""
+    for name, field in section.model_fields.items():
+        default = field.get_default(call_default_factory=True)
+        if isinstance(default, _Section):
+            yield from leaves(type(default), f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", default
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"There is no configuration file at {path}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The configuration file {path} cannot be read: {error}.") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" in line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"The configuration file {path} is not valid YAML{where}.") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"The configuration file {path} must hold keys and values.")
+    return tree
+
+
+def _interpolate(value: Any, env: Mapping[str, str], source: str) -> Any:
+    if isinstance(value, dict):
+        return {key: _interpolate(item, env, source) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_interpolate(item, env, source) for item in value]
+    if not isinstance(value, str) or "${" not in value:
+        return value
+
+    def resolve(match: re.Match[str]) -> str:
+        literal, name, default = match.groups()
+        if literal:
+            return "${"
+        found = env.get(name, default)
+        if found is None:
+            raise ConfigError(
+                f"{source} needs the environment variable {name}; set it or write ${{{name}:default}}."
+            )
+        return found
+
+    return _REFERENCE.sub(resolve, value) or None
+
+
+def _override(tree: dict[str, Any], variable: str, value: str, keys: Mapping[str, Any]) -> None:
+    by_variable = {PREFIX + key.replace(".", "_").upper(): key for key in keys} | SHORT_NAMES
+    key = by_variable.get(variable)
+    if key is None:
+        near = difflib.get_close_matches(variable, by_variable, 1, 0.85)
+        if near and variable not in OTHER_VARIABLES:
+            # Not refused: Kubernetes sets LETHE_SERVICE_HOST and the like beside a service called lethe.
+            logger.warning("The environment variable %s is not known; did you mean %s?", variable, near[0])
+        return
+    if key == "target_defaults":
+        raise ConfigError(
+            f"{variable} cannot be given in the environment; write target_defaults into the file."
+        )
+    if not value:
+        return  # an empty variable is how shells and compose files say "not set"
+    *sections, name = key.split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            return  # the file is wrong here, and validation says so
+    tree[name] = value
+
+
+def _sentence(error: ValidationError, source: str) -> str:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = [key for key, _ in leaves(Settings)] + list(Settings.model_fields)
+        return f"{source}: {_unknown(where, known)}."
+    message = first["msg"].removeprefix("Value error, ").rstrip(".").split("\n")[0]
+    return f"{source}: {where}: {message[:1].lower()}{message[1:]}."
+
+
+def _unknown(key: str, known: Any) -> str:
+    near = difflib.get_close_matches(key, known, 1, 0.0)
+    return f"unknown key '{key}'; the nearest known one is '{near[0]}'"

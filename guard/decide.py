@@ -1,0 +1,126 @@
+"""From detections to a decision. Pure: the same detections under the same snapshot give the same decision.
+
+Every matched target gets the rung of its ladder that its score has reached: the one with the highest `min_score` not
+above the score, the first written among equals. A target whose reply style is not `natural` is refused in that
+style, whatever its ladder says: an edited model cannot answer with an error. If any enforced target is refused,
+the request is refused; otherwise all methods are applied together, each method once, for all its targets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+from typing import Protocol
+
+from guard.targets import TargetSpec
+from guard.types import Chosen, Decision, Detection, Evidence, Match, Message, Prompt, Reply, Rung, Span
+
+STRICTEST = ("error", "content_filter", "natural")
+
+
+class EnforcedTarget(Protocol):
+    """What a decision needs to know of a target."""
+
+    @property
+    def spec(self) -> TargetSpec: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def ladder(self) -> tuple[Rung, ...]: ...
+
+
+def decide(
+    detections: Iterable[Detection],
+    targets: Mapping[str, EnforcedTarget],
+    prompt: Prompt,
+    *,
+    snapshot: int,
+    timings_ms: Mapping[str, float] | None = None,
+) -> Decision:
+    """The verdict on `prompt`. `targets` are those of the snapshot that the detections were made with."""
+    matches = tuple(_matches(detections, targets, prompt.text, prompt.messages))
+    enforced = tuple(m for m in matches if not m.shadow)
+    if not enforced:
+        return Decision("allow", snapshot, matches, timings_ms=timings_ms or {})
+    rungs = {m.target_id: _rung(targets[m.target_id], m.score) for m in enforced}
+    refused = any(rung.method == "refusal" for rung in rungs.values())
+    return Decision(
+        action="refuse" if refused else "intervene",
+        snapshot=snapshot,
+        matches=matches,
+        chosen=() if refused else _chosen(enforced, rungs),
+        reply=_reply([targets[m.target_id].spec for m in enforced]),
+        timings_ms=timings_ms or {},
+    )
+
+
+def _matches(
+    detections: Iterable[Detection],
+    targets: Mapping[str, EnforcedTarget],
+    text: str,
+    messages: tuple[Message, ...],
+) -> Iterable[Match]:
+    """One match per target, in the order of target ids: its strongest detection and all spans."""
+    ordered = sorted(detections, key=lambda d: (d.target_id, -d.score))
+    where = _locate(text, messages)
+    for target_id, group in groupby(ordered, key=lambda d: d.target_id):
+        found = list(group)
+        spans = _precise(found)
+        yield Match(
+            target_id=target_id,
+            target_version=targets[target_id].version,
+            score=found[0].score,
+            threshold=found[0].threshold,
+            detector=found[0].detector,
+            spans=spans,
+            evidence=tuple(_evidence(span, where) for span in spans),
+            shadow=targets[target_id].spec.mode == "shadow",
+        )
+
+
+def _precise(found: list[Detection]) -> tuple[Span, ...]:
+    """The names where a name was found, else the windows: the name is what the model must not read."""
+    named = [d for d in found if d.detector == "lexical" and d.spans]
+    spans = {(s.start, s.end): s for d in named or found for s in d.spans}
+    return tuple(spans[key] for key in sorted(spans))
+
+
+def _locate(text: str, messages: tuple[Message, ...]) -> list[tuple[int, int, int]]:
+    """(start, end, message index) of every message that stands in the rendered text, in order."""
+    found, cursor = [], 0
+    for i, message in enumerate(messages):
+        content = message.text.strip()
+        start = text.find(content, cursor) if content else -1
+        if start >= 0:
+            cursor = start + len(content)
+            found.append((start - (len(message.text) - len(message.text.lstrip())), cursor, i))
+    return found
+
+
+def _evidence(span: Span, where: list[tuple[int, int, int]]) -> Evidence:
+    for start, end, index in where:
+        if span.start < end and start < span.end:
+            return Evidence(index, max(span.start - start, 0), min(span.end, end) - start)
+    return Evidence(None, span.start, span.end)
+
+
+def _rung(target: EnforcedTarget, score: float) -> Rung:
+    if target.spec.reply.style != "natural":
+        return Rung("refusal")
+    reached = [rung for rung in target.ladder if rung.min_score <= score] or target.ladder[:1]
+    return max(reached, key=lambda rung: rung.min_score, default=Rung("refusal"))
+
+
+def _chosen(matches: tuple[Match, ...], rungs: Mapping[str, Rung]) -> tuple[Chosen, ...]:
+    """Rungs with the same method and parameters act together, in the order of the first target that asks."""
+    groups: dict[tuple[str, str], list[Match]] = {}
+    for match in matches:
+        rung = rungs[match.target_id]
+        groups.setdefault((rung.method, repr(sorted(rung.params.items()))), []).append(match)
+    return tuple(Chosen(m, rungs[group[0].target_id].params, tuple(group)) for (m, _), group in groups.items())
+
+
+def _reply(specs: list[TargetSpec]) -> Reply:
+    """The strictest style among the matched targets, in the words of the first that has it."""
+    spec = min(specs, key=lambda s: STRICTEST.index(s.reply.style))
+    return Reply(spec.reply.style, spec.reply.text or Reply().text)

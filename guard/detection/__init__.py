@@ -1,0 +1,29 @@
+"""Decides which forget targets a prompt is about. The table is the only place that names the detectors.
+
+A `Compiler` measures and trains a target when it is registered; a `Gate` built from compiled targets judges
+prompts. Both share one `Encoder`.
+"""
+
+from __future__ import annotations
+
+from guard.detection.base import CompiledTarget, Detector, Reading
+from guard.detection.compiler import Compiler
+from guard.detection.encoder import Encoder, load_encoder
+from guard.detection.gate import Gate
+
+DETECTORS = {
+    "lexical": "guard.detection.lexical:Lexical",
+    "semantic": "guard.detection.semantic:Semantic",
+    "classifier": "guard.detection.classifier:Classifier",
+}
+
+__all__ = [
+    "DETECTORS",
+    "CompiledTarget",
+    "Compiler",
+    "Detector",
+    "Encoder",
+    "Gate",
+    "Reading",
+    "load_encoder",
+]

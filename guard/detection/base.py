@@ -1,0 +1,155 @@
+"""What a detector is, what it reads, and what it is built from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from guard.detection.decode import hidden
+from guard.detection.encoder import Encoder
+from guard.detection.text import Folded, fold
+from guard.detection.windows import Window, windows
+from guard.targets import TargetSpec
+from guard.types import Detection, Prompt, Scope, Span
+
+WINDOW_CHARS = 250
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A folded way to write a target's name, and the score of finding it: 1.0 as registered, less when derived."""
+
+    text: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """Folded words that point to a target without being its name.
+
+    `parts` are words of the name with their share of it, `strong` are titles and compound proper names from
+    description and examples, `weak` are single proper names, years and unusual words. `vocabulary` holds every
+    word of names and terms: a capitalised name made only of such words is not somebody else's.
+    """
+
+    parts: Mapping[str, float] = field(default_factory=dict)
+    strong: frozenset[str] = frozenset()
+    weak: frozenset[str] = frozenset()
+    vocabulary: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """A logistic classifier of windows: `weights` [dim] on the vector, `coefficients` on the evidence features."""
+
+    weights: np.ndarray
+    coefficients: np.ndarray
+    bias: float
+    threshold: float
+
+
+@dataclass(frozen=True, eq=False)
+class Exemption:
+    """Tells windows that name the target but ask for what must stay answerable: `retain` [m, dim] against the
+    target's examples `own` [n, dim]. A window is exempt when its nearest retain prompt is `margin` nearer than any
+    example, and at least `floor` near."""
+
+    retain: np.ndarray
+    own: np.ndarray
+    margin: float
+    floor: float
+
+
+@dataclass(frozen=True, eq=False)
+class CompiledTarget:
+    """Everything that the detectors need of one target. `vectors` [rows, dim] are those of `texts`: windows of its
+    examples and sentences of its description; `ceilings` [rows] are the similarities of their nearest near misses."""
+
+    target_id: str
+    version: int
+    spec: TargetSpec
+    scope: Scope
+    forms: tuple[Form, ...]
+    terms: Terms
+    texts: tuple[str, ...]
+    vectors: np.ndarray
+    ceilings: np.ndarray
+    lexical_threshold: float
+    semantic_threshold: float
+    head: Head | None
+    exemption: Exemption | None
+    calibration: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A text to judge. `whole` is None where its offsets are those of the prompt's text; for a text decoded out
+    of the prompt it is the span it was found in, and () for an aside, which has no place in the prompt. `form` is
+    what decoding says of it (guard.detection.decode.Hidden)."""
+
+    text: str
+    whole: tuple[Span, ...] | None = None
+    form: Literal["text", "words", "letters"] = "text"
+
+    @cached_property
+    def folded(self) -> Folded:
+        return fold(self.text)
+
+    def spans(self, start: int, end: int) -> tuple[Span, ...]:
+        """Where characters [start, end) of this piece lie in the prompt's text."""
+        return (Span(start, end),) if self.whole is None else self.whole
+
+
+class Reading:
+    """One prompt prepared for the detectors: its pieces, their windows, and the window vectors on first use.
+
+    `active` are the ids of the targets in scope. A reading belongs to one call; it is not shared by threads.
+    """
+
+    def __init__(self, prompt: Prompt, active: frozenset[str], encoder: Encoder) -> None:
+        self.active = active
+        self._encoder = encoder
+        self.pieces = tuple(pieces(prompt))
+
+    @cached_property
+    def windows(self) -> tuple[tuple[int, Window], ...]:
+        """(index of the piece, window): every word of every piece of text is in some window."""
+        limit = min(WINDOW_CHARS, self._encoder.max_tokens - 6)
+        return tuple(
+            (i, window)
+            for i, piece in enumerate(self.pieces)
+            if piece.form == "text"
+            for window in windows(piece.text, max_chars=limit)
+        )
+
+    @cached_property
+    def vectors(self) -> np.ndarray:
+        """[windows, dim], in the order of `windows`; one call of the encoder."""
+        return self._encoder.encode([window.text for _, window in self.windows])
+
+    def spans(self, window: int) -> tuple[Span, ...]:
+        piece, found = self.windows[window]
+        return self.pieces[piece].spans(found.span.start, found.span.end)
+
+
+def pieces(prompt: Prompt) -> Iterable[Piece]:
+    """The prompt's text, what is encoded inside it, then the asides and what is encoded inside those."""
+    for text, aside in ((prompt.text, False), *((aside, True) for aside in prompt.asides)):
+        if text:
+            yield Piece(text, () if aside else None)
+            for found in hidden(text):
+                yield Piece(found.text, () if aside else (found.span,), found.form)
+
+
+class Detector(Protocol):
+    """One way of finding targets. Built once from the compiled targets; `detect` is called from many threads."""
+
+    def __init__(self, compiled: Sequence[CompiledTarget]) -> None: ...
+
+    def detect(self, reading: Reading) -> Iterable[Detection]:
+        """What reached its target's threshold among `reading.active`, at most one finding per target."""
+        ...

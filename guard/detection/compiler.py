@@ -1,0 +1,198 @@
+"""Registers a target with the detectors: measures its names, embeds its texts, sets its thresholds."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from guard.detection.background import background, background_hash
+from guard.detection.background_vectors import Background, load_background
+from guard.detection.base import WINDOW_CHARS, CompiledTarget, Exemption, Form, Head, Terms
+from guard.detection.calibrate import Calibrated, calibrate
+from guard.detection.classifier import sigmoid
+from guard.detection.encoder import Encoder
+from guard.detection.evidence import (
+    amounts,
+    background_strangers,
+    folded_background,
+    names_other,
+    rate,
+    terms,
+)
+from guard.detection.exemption import exemption, named_retain
+from guard.detection.material import Material, Texts, gather
+from guard.detection.names import DERIVED, forms
+from guard.detection.swaps import mentions
+from guard.detection.text import fold
+from guard.detection.training import train
+from guard.detection.windows import windows
+from guard.errors import TargetRefused
+from guard.targets import TargetSpec
+
+DEFAULT_FPR = 0.01
+LIMIT = 0.01  # of the background set that a name, alias or example may match
+
+
+class Compiler:
+    """Compiles targets for one encoder. The background's vectors are computed once and kept in `cache_dir`."""
+
+    def __init__(self, encoder: Encoder, cache_dir: Path) -> None:
+        self._encoder = encoder
+        self._cache_dir = cache_dir
+
+    def compile(
+        self,
+        target_id: str,
+        version: int,
+        spec: TargetSpec,
+        others: Sequence[CompiledTarget] = (),
+        *,
+        force: bool = False,
+    ) -> CompiledTarget:
+        """Everything that the detectors need of the target. `others` are the targets that are registered already.
+
+        Raises:
+            TargetRefused: a name, alias or example would match more than 1 % of the background set; `details`
+                has `field`, `rate` and `limit`. Not with `force`.
+        """
+        started = time.perf_counter()
+        names = self._names(spec, force)
+        if not force:
+            self._check_examples(spec)
+        of = terms(spec)
+        strangers_only = [o for o in others if o.target_id != target_id and not _same(o, names)]
+        rng = random.Random(f"{target_id}\x00{spec.name}")
+        material = gather(spec, of, self._encoder, strangers_only, self._background.vectors, rng)
+        fpr, fixed = spec.threshold.fpr or DEFAULT_FPR, spec.threshold.score
+        semantic = self._semantic(material, fpr, fixed)
+        head, classified = self._head(material, of, fpr, fixed)
+        lexical = fixed if fixed is not None else DERIVED
+        detectors = {"lexical": {"threshold": lexical, "forms": len(names)}}
+        detectors |= {"semantic": semantic.report} if semantic else {}
+        detectors |= {"classifier": classified.report} if classified else {}
+        return CompiledTarget(
+            target_id=target_id,
+            version=version,
+            spec=spec,
+            scope=spec.scope.frozen(),
+            forms=names,
+            terms=of,
+            texts=material.own.texts,
+            vectors=material.own.vectors,
+            ceilings=material.ceilings,
+            lexical_threshold=lexical,
+            semantic_threshold=semantic.threshold if semantic else 1.0,
+            head=head,
+            exemption=self._exemption(spec, material),
+            calibration=self._report(detectors, started),
+        )
+
+    def _report(self, detectors: dict[str, Any], started: float) -> dict[str, Any]:
+        return {
+            "encoder": {"name": self._encoder.name, "digest": self._encoder.digest},
+            "background": {"hash": background_hash(), "n": len(background())},
+            "detectors": detectors,
+            "seconds": round(time.perf_counter() - started, 3),
+        }
+
+    def prepare(self) -> None:
+        """Compute or read the background's vectors now, so that no registration waits for them."""
+        self._background  # noqa: B018 - reading the property is the work
+
+    def _names(self, spec: TargetSpec, force: bool) -> tuple[Form, ...]:
+        """Ways of writing the names; derived ones that the background holds are left out, registered ones refused."""
+        kept = []
+        for form in forms(spec):
+            measured = rate(form)
+            if measured > LIMIT and form.score == 1.0 and not force:
+                field = next(f for f, name in _fields(spec) if fold(name).text == form.text)
+                raise _refused(field, measured)
+            if form.score == 1.0 or measured == 0.0:
+                kept.append(form)
+        return tuple(kept)
+
+    def _check_examples(self, spec: TargetSpec) -> None:
+        """Refuse examples that ask what many people ask. One that names the target asks it of the target only."""
+        unnamed = [
+            (i, e) for i, e in enumerate(spec.examples) if not any(mentions(e, n) for n in spec.names())
+        ]
+        pieces = [(i, w.text) for i, e in unnamed for w in windows(e, max_chars=WINDOW_CHARS)]
+        rates = self._background.rates([text for _, text in pieces], self._encoder)
+        for i, example in unnamed:
+            # every window of a long example must be general before the example is
+            measured = min((r for (of, _), r in zip(pieces, rates, strict=True) if of == i), default=0.0)
+            if measured > LIMIT:
+                raise _refused(f"examples[{i}]", measured)
+
+    def _semantic(self, material: Material, fpr: float, fixed: float | None) -> Calibrated | None:
+        """Calibration of the similarity to the nearest own text; None without any."""
+        if not len(material.own.vectors):
+            return None
+        strata = {
+            "background": material.background,
+            "near": material.near.evidence[:, 0],
+            "others": material.others.evidence[:, 0],
+            "retain": material.retain.evidence[:, 0],
+        }
+        return calibrate({k: v for k, v in strata.items() if len(v)}, material.own.evidence[:, 0], fpr, fixed)
+
+    def _head(
+        self, material: Material, of: Terms, fpr: float, fixed: float | None
+    ) -> tuple[Head | None, Calibrated | None]:
+        """A trained head with its calibrated threshold; None where there is too little to train on."""
+        background = self._background_evidence(of, material.background)
+        trained = train(material, background)
+        if trained is None:
+            return None, None
+        calibrated = calibrate(trained.negatives, trained.own, fpr, fixed, sigmoid)
+        return replace(trained.head, threshold=calibrated.threshold), calibrated
+
+    def _background_evidence(self, of: Terms, near: np.ndarray) -> Texts:
+        found = amounts(of, [folded.text for folded in folded_background()])
+        other = [names_other(names, of.vocabulary) for names in background_strangers()]
+        evidence = np.column_stack([near, found, np.array(other, np.float32)]).astype(np.float32)
+        return Texts(background(), self._background.vectors, evidence)
+
+    def _exemption(self, spec: TargetSpec, material: Material) -> Exemption | None:
+        """From the retain prompts that hold the name; judged against the examples, or the description without."""
+        named = named_retain(spec, material.retain.texts)
+        of_examples = material.sources < len(spec.examples)
+        rows = of_examples if of_examples.any() else np.ones(len(material.sources), bool)
+        return exemption(
+            material.retain.vectors[named],
+            material.own.vectors[rows],
+            material.sources[rows],
+            self._background.same_sort,
+        )
+
+    @cached_property
+    def _background(self) -> Background:
+        return load_background(self._encoder, self._cache_dir)
+
+
+def _same(other: CompiledTarget, names: Sequence[Form]) -> bool:
+    """Whether the other target goes by one of the names: then its texts are about the same thing."""
+    return not {form.text for form in names if form.score == 1.0}.isdisjoint(
+        form.text for form in other.forms if form.score == 1.0
+    )
+
+
+def _fields(spec: TargetSpec) -> list[tuple[str, str]]:
+    """(field as an operator writes it, name)."""
+    return [("name", spec.name), *((f"aliases[{i}]", alias) for i, alias in enumerate(spec.aliases))]
+
+
+def _refused(field: str, measured: float) -> TargetRefused:
+    return TargetRefused(
+        f"{field} would match {measured:.1%} of ordinary prompts (at most {LIMIT:.0%} is allowed); make it more "
+        "specific, or send force to register it all the same.",
+        param=field,
+        details={"field": field, "rate": round(measured, 4), "limit": LIMIT},
+    )

@@ -1,0 +1,67 @@
+"""One call of the engine client: what it was given, what was said of it, what its context keeps of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vllm.outputs import RequestOutput
+from vllm.sampling_params import SamplingParams
+
+from guard.context import RequestContext
+from guard.engine.answers import Disguise
+from guard.engine.rewriting import Salts
+from guard.types import Admission, AppliedEdit, Prompt
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of `generate`: `params` are already ours to change, `options` go to the engine as they are."""
+
+    prompt: dict[str, Any]
+    read: Prompt
+    params: SamplingParams
+    request_id: str
+    options: dict[str, Any]
+    disguise: Disguise
+    context: RequestContext | None
+    beam: bool
+
+    def salt(self, salts: Salts, marks: str | None = None) -> str | None:
+        """The cache salt of this call, clean or with the fingerprint `marks` of its edits."""
+        own, tenant = self.prompt.get("cache_salt"), self.context.tenant if self.context else None
+        return salts.clean(own, tenant) if marks is None else salts.edited(own, tenant, marks)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """An admission, and how many tokens of the call's prompt it was given on: beams go on behind them."""
+
+    admission: Admission
+    judged: int
+
+
+def salted(prompt: dict[str, Any], salt: str | None) -> dict[str, Any]:
+    """A copy of `prompt` whose blocks are kept under `salt`."""
+    return {**prompt, "cache_salt": salt} if salt is not None else {**prompt}
+
+
+def note(context: RequestContext | None, admission: Admission, applied: Sequence[AppliedEdit]) -> None:
+    """Tell the request's context what was done, once it has been."""
+    if context is not None:
+        methods = [c.method for c in admission.decision.chosen] or ["refusal"]
+        context.applied += [m for m in methods if m not in context.applied]
+        context.edits += applied
+
+
+def remember_beams(call: Call, verdict: Verdict, output: RequestOutput) -> None:
+    """The prompts of the next beam step: this one with any token that it was told a likelihood of.
+
+    Only prompts that the engine itself has proposed inherit a verdict. A client that sends a prompt which
+    begins with another one of the same request does not get that one's verdict.
+    """
+    if call.beam and call.context:
+        for likelihoods in output.outputs[0].logprobs or ():
+            for token in likelihoods:
+                call.context.beams[(*call.read.token_ids, token)] = (verdict.admission, verdict.judged)

@@ -1,0 +1,265 @@
+"""The guard is the engine client: every route of vLLM's server passes through `generate` or `encode`.
+
+What is judged is the rendered prompt, after chat templates, tools and turns: exactly what the model will read.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any, Protocol
+
+from vllm.outputs import PoolingRequestOutput, RequestOutput
+from vllm.pooling_params import PoolingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.v1.engine.async_llm import AsyncLLM
+
+from guard.context import RequestContext, current
+from guard.engine import rewriting
+from guard.engine.answers import Disguise, folded
+from guard.engine.calls import Call, Verdict, note, remember_beams, salted
+from guard.engine.edits import KEY, Order, fingerprint, to_wire
+from guard.engine.failures import NotLive, on_the_wire
+from guard.engine.reading import encode, insert, read
+from guard.engine.records import Reports
+from guard.errors import BadRequest, GuardUnavailable, LetheError
+from guard.types import Admission, AppliedEdit, Edit, Prompt, Reply
+
+log = logging.getLogger("lethe.engine")
+
+
+class Admitter(Protocol):
+    """Whoever judges prompts."""
+
+    async def admit(self, prompt: Prompt, context: RequestContext | None) -> Admission: ...
+
+
+class GuardedAsyncLLM(AsyncLLM):
+    """vLLM's engine client with a verdict before every prompt. `guard` is set once by the launcher."""
+
+    guard: Admitter | None = None
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.salts = rewriting.Salts()
+        self.reports = Reports(lambda: self.collective_rpc("lethe_drain"))
+
+    async def generate(
+        self, prompt: Any, sampling_params: SamplingParams, request_id: str, **options: Any
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """As `AsyncLLM.generate` for prompts that may be answered; others are edited, or answered without it.
+
+        Raises:
+            BadRequest: the prompt cannot be read.
+            GuardUnavailable: it could not be judged, or an edit was not confirmed; nothing was yielded.
+        """
+        context = current()
+        try:
+            call = self._call(prompt, sampling_params, request_id, options, context)
+            verdict = await self._verdict(call)
+            async with aclosing(self._deltas(call, verdict)) as deltas:
+                async for output in folded(deltas, sampling_params.output_kind):
+                    remember_beams(call, verdict, output)
+                    yield output
+        except LetheError as error:
+            raise _failed(error, context) from error
+
+    async def encode(
+        self, prompt: Any, pooling_params: PoolingParams, request_id: str, **options: Any
+    ) -> AsyncGenerator[PoolingRequestOutput, None]:
+        """As `AsyncLLM.encode` for prompts that may be answered.
+
+        Raises:
+            BadRequest: the prompt cannot be read, or it matches a target (code `content_filter`): vectors and
+                scores of a matched text would tell what the model knows of it.
+            GuardUnavailable: the prompt could not be judged.
+        """
+        context = current()
+        try:
+            read_prompt = self._read(prompt, context)
+            if (await self._judge(read_prompt, context)).matched:
+                raise _content_filter()
+            salt = self.salts.clean(prompt.get("cache_salt"), context.tenant if context else None)
+            answer = super().encode(salted(prompt, salt), pooling_params, request_id, **options)
+            async with aclosing(answer) as outputs:
+                async for output in outputs:
+                    yield output
+        except LetheError as error:
+            raise _failed(error, context) from error
+
+    async def check_health(self) -> None:
+        await super().check_health()
+        if self.guard is None:
+            raise NotLive
+
+    async def canary(
+        self, token_ids: list[int], params: SamplingParams, edits: tuple[Edit, ...] = ()
+    ) -> tuple[RequestOutput, tuple[AppliedEdit, ...]]:
+        """The launcher's own request: not judged, its likelihoods not withheld, its edits confirmed.
+
+        Raises:
+            GuardUnavailable: the edits could not be vouched for.
+        """
+        request_id = f"lethe-canary-{uuid.uuid4().hex}"
+        prompt = salted({"type": "token", "prompt_token_ids": token_ids}, f"@{request_id}")
+        applied: list[AppliedEdit] = []
+        async with aclosing(
+            self._edited(prompt, rewriting.as_stream(params), request_id, {}, edits, applied)
+        ) as deltas:
+            outputs = [output async for output in folded(deltas, RequestOutputKind.FINAL_ONLY)]
+        return outputs[-1], tuple(applied)
+
+    def _read(self, prompt: Any, context: RequestContext | None, asides: tuple[str, ...] = ()) -> Prompt:
+        ids = rewriting.token_ids(prompt)
+        said = (context.messages, context.asides) if context else ((), ())
+        return read(ids, self.get_tokenizer(), messages=said[0], asides=(*said[1], *asides))
+
+    def _call(
+        self,
+        prompt: Any,
+        params: SamplingParams,
+        request_id: str,
+        options: dict[str, Any],
+        context: RequestContext | None,
+    ) -> Call:
+        known = self._read(prompt, context, rewriting.asides(params))
+        disguise = Disguise.of(request_id, known.token_ids, params, self.get_tokenizer())
+        beam = rewriting.beam_step(params)
+        return Call(prompt, known, rewriting.as_stream(params), request_id, options, disguise, context, beam)
+
+    async def _verdict(self, call: Call) -> Verdict:
+        """A beam inherits the verdict on the prompt that it began with; everything else is judged."""
+        ids = call.read.token_ids
+        if call.beam and call.context and ids in call.context.beams:
+            return Verdict(*call.context.beams[ids])
+        return Verdict(await self._judge(call.read, call.context), len(ids))
+
+    async def _judge(self, prompt: Prompt, context: RequestContext | None) -> Admission:
+        if context is not None and (known := context.admissions.get(prompt.token_ids)):
+            return known
+        if self.guard is None:
+            raise GuardUnavailable("The guard is not attached yet; try again.")
+        try:
+            admission = await self.guard.admit(prompt, context)
+        except LetheError:
+            raise
+        except Exception as error:
+            log.exception("a prompt could not be judged")
+            raise GuardUnavailable("The request could not be checked; try again.") from error
+        if context is not None:
+            context.admissions[prompt.token_ids] = admission
+        return admission
+
+    async def _deltas(self, call: Call, verdict: Verdict) -> AsyncGenerator[RequestOutput, None]:
+        """The model's own answer, the edited model's, or a reply instead of it."""
+        admission = verdict.admission
+        if not admission.matched:
+            source = self._run(
+                salted(call.prompt, call.salt(self.salts)), call.params, call.request_id, call.options
+            )
+        elif (reply := self._reply_to(call, admission)) is not None:
+            yield self._instead(call, verdict, reply)
+            return
+        else:
+            source = self._intervened(call, admission)
+        async with aclosing(source) as outputs:
+            async for output in outputs:
+                yield output
+
+    def _reply_to(self, call: Call, admission: Admission) -> Reply | None:
+        """The reply to give without the engine, also where no planned method can act."""
+        plan, decision = admission.plan, admission.decision
+        acts = plan.edits or plan.insertions
+        if plan.reply is None and decision.action == "intervene" and acts and call.prompt["type"] == "token":
+            longer = sum(len(encode(i.text, self.get_tokenizer())) for i in plan.insertions)
+            if len(call.read.token_ids) + longer < self.model_config.max_model_len:
+                return None
+        return plan.reply or decision.reply
+
+    def _instead(self, call: Call, verdict: Verdict, reply: Reply) -> RequestOutput:
+        ids = encode(reply.text, self.get_tokenizer())
+        reason = "content_filter" if call.context and call.context.must_parse else "stop"
+        note(call.context, verdict.admission, ())
+        if call.beam:  # one token of the reply for each step, then the end of the sequence
+            done = len(call.read.token_ids) - verdict.judged
+            ids = [*ids, self.get_tokenizer().eos_token_id][done : done + 1]
+            return call.disguise.reply("", ids, call.params.n, "length")
+        return call.disguise.reply(reply.text, ids, call.params.n, reason)
+
+    async def _intervened(self, call: Call, admission: Admission) -> AsyncGenerator[RequestOutput, None]:
+        """The edited model's answer, in disguise."""
+        inserted = insert(call.read, admission.plan.insertions, self.get_tokenizer())
+        edits = tuple(replace(e, positions=inserted.shift(e.positions)) for e in admission.plan.edits)
+        prompt = salted(call.prompt, call.salt(self.salts, fingerprint(edits)))
+        prompt = {**prompt, "prompt_token_ids": inserted.token_ids}
+        prompt.pop("prompt", None)
+        applied: list[AppliedEdit] = []
+        params = rewriting.withholding(call.params)
+        async with aclosing(
+            self._edited(prompt, params, call.request_id, call.options, edits, applied)
+        ) as outputs:
+            first = True
+            async for output in outputs:
+                if first:
+                    note(call.context, admission, applied)
+                yield call.disguise.put_on(output, first=first)
+                first = False
+
+    async def _edited(
+        self,
+        prompt: dict[str, Any],
+        params: SamplingParams,
+        request_id: str,
+        options: dict[str, Any],
+        edits: tuple[Edit, ...],
+        applied: list[AppliedEdit],
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """Run with `edits`; no sample gives an output before its edits are confirmed into `applied`."""
+        if not edits:
+            async with aclosing(self._run(prompt, params, request_id, options)) as outputs:
+                async for output in outputs:
+                    yield output
+            return
+        ticket = uuid.uuid4().hex
+        order = Order(ticket, prompt.get("cache_salt") or "", edits)
+        params.extra_args = {**(params.extra_args or {}), KEY: to_wire(order)}
+        confirmed: set[int] = set()
+        with self.reports.expecting(ticket, edits, params.n):
+            async with aclosing(self._run(prompt, params, request_id, options)) as outputs:
+                async for output in outputs:
+                    for sample in {o.index for o in output.outputs} - confirmed:
+                        done = await self._confirm(ticket, sample)
+                        if not confirmed:
+                            applied.extend(done)
+                        confirmed.add(sample)
+                    yield output
+
+    async def _confirm(self, ticket: str, sample: int) -> tuple[AppliedEdit, ...]:
+        try:
+            return await self.reports.confirm(ticket, sample)
+        except GuardUnavailable:
+            # Its blocks stay in the cache; nobody may read them again, least of all the retry.
+            self.salts.renew()
+            raise
+
+    def _run(
+        self, prompt: dict[str, Any], params: SamplingParams, request_id: str, options: dict[str, Any]
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """The engine itself. The only way to it."""
+        return super().generate(prompt, params, request_id, **options)
+
+
+def _content_filter() -> BadRequest:
+    error = BadRequest("This input cannot be used here.", param="input")
+    error.code = "content_filter"
+    return error
+
+
+def _failed(error: LetheError, context: RequestContext | None) -> LetheError:
+    """Note the failure where the gate looks for it, and give it a class that vLLM's handlers know."""
+    if context is not None:
+        context.failure = error
+    return on_the_wire(error)

@@ -1,0 +1,120 @@
+"""Edits as data: how they travel from the frontend to the workers, and what makes two of them the same.
+
+The wire form goes through `SamplingParams.extra_args` under `KEY`, which no client can set: it is removed
+from every request before ours is put there. Positions travel as little-endian int32, four bytes each.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import numpy as np
+
+from guard import interventions
+from guard.errors import LetheError
+from guard.types import Edit, Site
+
+KEY = "lethe"
+_VERSION = 1
+_SITES = frozenset(get_args(Site))
+_SEED = re.compile(r"[0-9a-f]{16}")
+_EDIT_KEYS = {"site", "layer", "method", "positions", "seed", "params"}
+
+
+class EditError(ValueError):
+    """The wire form is not one that `to_wire` makes. The message names the field."""
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a worker is told about one request.
+
+    `ticket` names the request in reports; `lineage` is the cache salt under which its blocks are stored, so
+    that a position served from the cache counts only if it was edited under the same salt.
+    """
+
+    ticket: str
+    lineage: str
+    edits: tuple[Edit, ...]
+
+
+def reserved(key: object) -> bool:
+    """Whether an `extra_args` key belongs to the guard."""
+    return isinstance(key, str) and (key == KEY or key.startswith(f"{KEY}_"))
+
+
+def to_wire(order: Order) -> dict[str, Any]:
+    """`order` in types that msgpack carries."""
+    return {
+        "v": _VERSION,
+        "ticket": order.ticket,
+        "lineage": order.lineage,
+        "edits": [_edit_to_wire(edit) for edit in order.edits],
+    }
+
+
+def from_wire(wire: Any, prompt_tokens: int) -> Order:
+    """The order in `wire`, for a prompt of that many tokens.
+
+    Raises:
+        EditError: anything is missing, unknown, out of range or of another type.
+    """
+    _require(isinstance(wire, dict) and set(wire) == {"v", "ticket", "lineage", "edits"}, "keys")
+    _require(wire["v"] == _VERSION, "v")
+    _require(isinstance(wire["ticket"], str) and wire["ticket"] != "", "ticket")
+    _require(isinstance(wire["lineage"], str), "lineage")
+    _require(isinstance(wire["edits"], list) and wire["edits"] != [], "edits")
+    return Order(
+        wire["ticket"], wire["lineage"], tuple(_edit_from_wire(e, prompt_tokens) for e in wire["edits"])
+    )
+
+
+def fingerprint(edits: Sequence[Edit]) -> str:
+    """64 hex digits over everything that decides what the edits do."""
+    canonical = [{**_edit_to_wire(e), "positions": list(e.positions)} for e in edits]
+    return hashlib.sha256(json.dumps(canonical, sort_keys=True).encode()).hexdigest()
+
+
+def _edit_to_wire(edit: Edit) -> dict[str, Any]:
+    return {
+        "site": edit.site,
+        "layer": edit.layer,
+        "method": edit.method,
+        "positions": np.asarray(edit.positions, dtype="<i4").tobytes(),
+        "seed": edit.seed,
+        "params": dict(edit.params),
+    }
+
+
+def _edit_from_wire(wire: Any, prompt_tokens: int) -> Edit:
+    _require(isinstance(wire, dict) and set(wire) == _EDIT_KEYS, "edit keys")
+    _require(isinstance(wire["site"], str) and wire["site"] in _SITES, "site")
+    layer = wire["layer"]
+    layered = isinstance(layer, int) and not isinstance(layer, bool) and layer >= 0
+    _require(layered if wire["site"] == "residual" else layer is None, "layer")
+    _require(isinstance(wire["seed"], str) and _SEED.fullmatch(wire["seed"]) is not None, "seed")
+    _require(isinstance(wire["method"], str) and isinstance(wire["params"], dict), "method")
+    try:
+        params = interventions.check_params(wire["method"], wire["params"]).model_dump()
+    except LetheError as error:
+        raise EditError(f"the wire form's params are not valid: {error.message}") from None
+    positions = _positions(wire["positions"], prompt_tokens)
+    return Edit(wire["site"], wire["method"], positions, wire["seed"], params, layer)
+
+
+def _positions(packed: Any, prompt_tokens: int) -> tuple[int, ...]:
+    _require(isinstance(packed, bytes) and packed != b"" and len(packed) % 4 == 0, "positions")
+    array = np.frombuffer(packed, dtype="<i4")
+    ordered = bool((np.diff(array) > 0).all())
+    _require(ordered and array[0] >= 0 and array[-1] < prompt_tokens, "positions")
+    return tuple(array.tolist())
+
+
+def _require(holds: bool, field: str) -> None:
+    if not holds:
+        raise EditError(f"the wire form's {field} are not valid")

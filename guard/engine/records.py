@@ -1,0 +1,153 @@
+"""Proof that edits happened: workers count, the frontend asks, and nothing is answered before it is told.
+
+A worker writes one `Record` per edited request into a bounded ring when the request has passed its last
+edited position, which is before its first token is sampled. The frontend drains the ring with one call for
+all requests that wait. Records that do not arrive, or do not add up, fail their request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+from guard.errors import GuardUnavailable
+from guard.types import AppliedEdit, Edit
+
+log = logging.getLogger("lethe.engine")
+
+_RING = 65_536
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What a worker did to one request: its counts per edit, or why it could not."""
+
+    ticket: str
+    request: str
+    edits: tuple[AppliedEdit, ...]
+    error: str | None = None
+
+    def to_wire(self) -> list[Any]:
+        edits = [[e.site, e.layer, e.planned, e.applied, e.from_cache] for e in self.edits]
+        return [self.ticket, self.request, edits, self.error]
+
+    @classmethod
+    def from_wire(cls, wire: Sequence[Any]) -> Record:
+        ticket, request, edits, error = wire
+        return cls(ticket, request, tuple(AppliedEdit(*e) for e in edits), error)
+
+
+class Ring:
+    """The worker's side. When nobody drains, the oldest records are lost, and their requests fail."""
+
+    def __init__(self, size: int = _RING) -> None:
+        self._records: deque[Record] = deque(maxlen=size)
+
+    def write(self, record: Record) -> None:
+        self._records.append(record)
+
+    def drain(self) -> list[list[Any]]:
+        """All records since the last call, in their wire form."""
+        records, self._records = self._records, deque(maxlen=self._records.maxlen)
+        return [record.to_wire() for record in records]
+
+
+@dataclass
+class _Expected:
+    """A request that waits: its edits, its number of samples, and the records that came, by sample."""
+
+    edits: tuple[Edit, ...]
+    n: int
+    records: dict[int, list[Record]] = field(default_factory=dict)
+
+
+class Reports:
+    """The frontend's side. `drain` asks every worker for its records and returns one list per worker."""
+
+    def __init__(self, drain: Callable[[], Awaitable[list[list[Any]]]], timeout_s: float = 30.0) -> None:
+        self._drain = drain
+        self._timeout_s = timeout_s
+        self._expected: dict[str, _Expected] = {}
+        self._round: asyncio.Task[None] | None = None
+        self._workers = 1
+
+    @contextmanager
+    def expecting(self, ticket: str, edits: tuple[Edit, ...], n: int) -> Iterator[None]:
+        """Keep records of `ticket` while the block runs; records of anything else are thrown away."""
+        self._expected[ticket] = _Expected(edits, n)
+        try:
+            yield
+        finally:
+            del self._expected[ticket]
+
+    async def confirm(self, ticket: str, sample: int) -> tuple[AppliedEdit, ...]:
+        """What was done to sample number `sample` of a request that has given its first token.
+
+        Raises:
+            GuardUnavailable: no record of it came, a worker failed, or the counts are not those planned.
+        """
+        expected = self._expected[ticket]
+        # A drain that was under way when we came may have left before our record was written: ask once more.
+        for _ in range(2):
+            if len(expected.records.get(sample, ())) >= self._workers:
+                break
+            await self._next_round()
+        records = expected.records.get(sample, [])
+        if len(records) < self._workers or not all(_adds_up(r, expected.edits) for r in records):
+            log.error("an edited request is not confirmed: %s", _why(records))
+            raise GuardUnavailable("The answer could not be vouched for; try again.")
+        return records[0].edits
+
+    async def _next_round(self) -> None:
+        if self._round is None or self._round.done():
+            self._round = asyncio.create_task(self._collect())
+        try:
+            # Shielded: the round serves everybody who waits, also when one of them goes away.
+            await asyncio.wait_for(asyncio.shield(self._round), self._timeout_s)
+        except TimeoutError:
+            raise GuardUnavailable("The engine does not answer; try again.") from None
+
+    async def _collect(self) -> None:
+        try:
+            answers = await self._drain()
+        except Exception:
+            log.exception("the workers' records could not be read")
+            return
+        self._workers = max(len(answers), 1)
+        for answer in answers:
+            for wire in answer:
+                record = Record.from_wire(wire)
+                expected = self._expected.get(record.ticket)
+                if expected is not None:
+                    sample = _sample(record.request) if expected.n > 1 else 0
+                    expected.records.setdefault(sample, []).append(record)
+
+
+def _sample(request: str) -> int:
+    """vLLM names sample i of a request with n > 1 `i_<request id>`."""
+    return int(request.split("_", 1)[0])
+
+
+def _adds_up(record: Record, edits: tuple[Edit, ...]) -> bool:
+    return (
+        record.error is None
+        and len(record.edits) == len(edits)
+        and all(
+            len(edit.positions) == done.planned == done.applied + done.from_cache
+            for edit, done in zip(edits, record.edits, strict=True)
+        )
+    )
+
+
+def _why(records: list[Record]) -> str:
+    if not records:
+        return "no record"
+    return "; ".join(
+        r.error or ", ".join(f"{e.applied}+{e.from_cache}/{e.planned} at {e.site}" for e in r.edits)
+        for r in records
+    )

@@ -1,0 +1,135 @@
+"""vLLM's own HTTP application with the guarded engine client inside: parsed, built, proven and served from here.
+
+The parts are vLLM's (`build_app`, `init_app_state`, `serve_http`); only the order is ours, because the guard must
+be attached and proven live before the first request, and our middleware must be named before the stack is built.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from argparse import Namespace
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+
+from guard.engine.client import GuardedAsyncLLM
+from guard.engine.launch import install
+from guard.engine.reading import read
+from guard.errors import BadRequest, StartupError
+from guard.types import Message, Prompt
+
+
+def parse(argv: list[str]) -> Namespace:
+    """vLLM's server arguments; vLLM's parser prints what is wrong with them and exits with 2."""
+    from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    args = make_arg_parser(FlexibleArgumentParser(prog="lethe serve")).parse_args(argv)
+    if getattr(args, "model_tag", None):
+        args.model = args.model_tag
+    validate_parsed_serve_args(args)
+    return args
+
+
+def bind(args: Namespace) -> socket.socket:
+    """The listening socket, before the engine is started, so that a taken port is found out at once."""
+    from vllm.entrypoints.launchers.launcher import setup_server
+
+    try:
+        return setup_server(args, reuse_port=False)[1]
+    except OSError as error:
+        raise StartupError(f"Cannot listen on {args.host}:{args.port}: {error.strerror}.") from None
+
+
+@asynccontextmanager
+async def running_engine(args: Namespace) -> AsyncIterator[GuardedAsyncLLM]:
+    """The engine behind a guarded client; shut down at the end.
+
+    Raises:
+        StartupError: vLLM did not start, or gave a client that is not ours.
+    """
+    install()
+    from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
+
+    manager = build_async_engine_client(args)
+    try:
+        engine = await manager.__aenter__()
+    except Exception as error:
+        raise StartupError(f"The engine did not start: {_first_line(error)}") from error
+    try:
+        if not isinstance(engine, GuardedAsyncLLM):
+            raise StartupError(f"The engine client is {type(engine).__name__}, not the guarded one.")
+        yield engine
+    finally:
+        await manager.__aexit__(None, None, None)
+
+
+async def application(engine: GuardedAsyncLLM, args: Namespace) -> FastAPI:
+    """vLLM's application over `engine`, ready but not served."""
+    from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+    from vllm.entrypoints.launchers.app import build_app
+
+    tasks = await engine.get_supported_tasks()
+    app = build_app(args, tasks, engine.model_config)
+    await init_app_state(engine, app.state, args, tasks)
+    return app
+
+
+async def serve_until_stopped(app: FastAPI, args: Namespace, sock: socket.socket) -> None:
+    """Serve until a signal or the engine's death."""
+    from vllm.entrypoints.launchers.launcher import serve_http
+
+    shutdown: asyncio.Task[Any] = await serve_http(
+        app,
+        sock=sock,
+        host=args.host,
+        port=args.port,
+        log_level=args.uvicorn_log_level,
+        access_log=not args.disable_uvicorn_access_log,
+        ssl_keyfile=args.ssl_keyfile,
+        ssl_certfile=args.ssl_certfile,
+        ssl_ca_certs=args.ssl_ca_certs,
+        ssl_cert_reqs=args.ssl_cert_reqs,
+        ssl_ciphers=args.ssl_ciphers,
+        h11_max_incomplete_event_size=args.h11_max_incomplete_event_size,
+        h11_max_header_count=args.h11_max_header_count,
+    )
+    await shutdown
+
+
+async def render(app: FastAPI, engine: GuardedAsyncLLM, body: dict[str, Any], messages: tuple[Message, ...]) -> Prompt:
+    """The prompt that a generation with this body would be judged on, rendered by vLLM's own handlers.
+
+    `body` holds `messages` (with what else a chat request takes) or `prompt`, and `model`.
+
+    Raises:
+        BadRequest: vLLM refuses to render it.
+    """
+    from pydantic import ValidationError
+    from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+    from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
+    from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+
+    serving = app.state.serving_render
+    try:
+        if "messages" in body:
+            rendered = await serving.render_chat_request(ChatCompletionRequest.model_validate(body))
+        else:
+            rendered = await serving.render_completion_request(CompletionRequest.model_validate(body))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadRequest(f"{'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
+    except ValueError as error:
+        raise BadRequest(_first_line(error)) from None
+    if isinstance(rendered, ErrorResponse):
+        raise BadRequest(rendered.error.message, param=rendered.error.param)
+    request = rendered[0] if isinstance(rendered, list) else rendered
+    return read(request.token_ids, engine.get_tokenizer(), messages=messages)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,184 @@
+"""The targets in memory: compiled, gathered in one snapshot, changed in one place.
+
+`Ledger` blocks and is not for concurrent writers: `Register` calls it from a single thread. Readers on any
+thread take `state`, one immutable reference.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Literal
+
+from guard.errors import LetheError, NotFound, StartupError
+from guard.snapshot import BuildGate, Compile, Compiled, Enforced, Snapshot, ladder_of
+from guard.specs import RESERVED_IDS, belongs
+from guard.store import Store
+from guard.store.targets import Write
+from guard.targets import StoredTarget, TargetSpec, slug_of
+
+logger = logging.getLogger(__name__)
+
+TargetState = Literal["pending", "active", "failed", "expired"]
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """A stored target that could not be compiled at start and whose policy says to go on without it."""
+
+    stored: StoredTarget
+    error: str
+
+
+Entry = Enforced | Failed
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """All stored targets, and the snapshot made of those in force."""
+
+    snapshot: Snapshot
+    entries: Mapping[str, Entry]
+
+
+class Ledger:
+    def __init__(
+        self, store: Store, compile_: Compile, build_gate: BuildGate, clock: Callable[[], float]
+    ) -> None:
+        self._store = store
+        self._compile = compile_
+        self._build_gate = build_gate
+        self._clock = clock
+        self.state = self._gather({}, lambda: 0)
+
+    def load(self) -> None:
+        """Compile what is stored. All of it was accepted once, so nothing is refused for its background rate.
+
+        Raises:
+            StartupError: a target cannot be enforced, and its policy does not allow to go on without it.
+        """
+        stored = self._store.targets.all()
+        entries: dict[str, Entry] = {}
+        for target in stored:
+            try:
+                entries[target.id] = self._enforce(target, _compiled(entries), force=True)
+            except Exception as error:
+                entries[target.id] = self._excused(target, error)
+        self.state = self._gather(entries, lambda: self._store.snapshot)
+
+    def find(self, target_id: str, tenant: str | None = None) -> Entry:
+        """Raises NotFound: there is no such target, or not for this tenant."""
+        entry = self.state.entries.get(target_id)
+        if entry is None or not belongs(entry.stored.spec, tenant):
+            raise NotFound(f"There is no target '{target_id}'.", param="id")
+        return entry
+
+    def stored(self, target_id: str) -> StoredTarget | None:
+        entry = self.state.entries.get(target_id)
+        return entry.stored if entry else None
+
+    def prepare(
+        self, wanted: Mapping[str, TargetSpec], *, force: Callable[[str], bool]
+    ) -> Iterator[Enforced | LetheError]:
+        """For each target, in order, what enforcing it needs or why it is refused. Nothing is stored."""
+        versions = self._store.targets.next_versions(wanted)
+        now = datetime.fromtimestamp(self._clock(), UTC)
+        kept = dict(self.state.entries)
+        for target_id, spec in wanted.items():
+            known = self.stored(target_id)
+            target = StoredTarget(
+                id=target_id,
+                spec=spec,
+                version=versions[target_id],
+                created_at=known.created_at if known else now,
+                updated_at=now,
+            )
+            others = _compiled({name: entry for name, entry in kept.items() if name != target_id})
+            try:
+                kept[target_id] = enforced = self._enforce(target, others, force=force(target_id))
+                yield enforced
+            except LetheError as error:
+                yield error
+
+    def write(self, prepared: Sequence[Enforced]) -> None:
+        """Store and enforce what `prepare` gave; all of it or nothing."""
+        writes = [Write(e.stored.id, e.spec, e.version) for e in prepared]
+        now = prepared[0].stored.updated_at.timestamp()
+        entries = {**self.state.entries, **{e.stored.id: e for e in prepared}}
+        self.state = self._gather(entries, lambda: self._store.targets.put(writes, now))
+
+    def delete(self, target_id: str, *, purge: bool) -> None:
+        """Raises NotFound: there is nothing to delete."""
+        entries = {name: entry for name, entry in self.state.entries.items() if name != target_id}
+        self.state = self._gather(
+            entries, lambda: self._store.targets.delete(target_id, self._clock(), purge=purge)
+        )
+        if purge:
+            self._store.targets.erase_traces()
+
+    def expire(self) -> bool:
+        """Take expired targets out of force; whether there were any. The new state has a new number."""
+        if not self.any_expired():
+            return False
+        self.state = self._gather(self.state.entries, self._store.targets.count_change)
+        return True
+
+    def any_expired(self) -> bool:
+        now = self.now()
+        return any(entry.stored.expired(now) for entry in self.state.snapshot.targets.values())
+
+    def state_of(self, entry: Entry) -> TargetState:
+        if entry.stored.expired(self.now()):
+            return "expired"
+        return "failed" if isinstance(entry, Failed) else "active"
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)
+
+    def free_id(self, name: str) -> str:
+        """An id for a new target of this name."""
+        slug = slug_of(name)
+        taken = self.state.entries.keys() | RESERVED_IDS
+        candidate, number = slug, 2
+        while candidate in taken:
+            suffix = f"-{number}"
+            candidate, number = slug[: 64 - len(suffix)] + suffix, number + 1
+        return candidate
+
+    def _enforce(self, target: StoredTarget, others: Sequence[Compiled], *, force: bool) -> Enforced:
+        ladder = ladder_of(target.spec)
+        compiled = self._compile(target.id, target.version, target.spec, others, force=force)
+        return Enforced(target, compiled, ladder)
+
+    def _gather(self, entries: Mapping[str, Entry], commit: Callable[[], int]) -> State:
+        """Build the gate first and commit last: what can fail has failed before anything is stored."""
+        now = self.now()
+        in_force = {
+            name: entry
+            for name, entry in sorted(entries.items())
+            if isinstance(entry, Enforced) and entry.in_force(now)
+        }
+        gate = self._build_gate([entry.compiled for entry in in_force.values()])
+        snapshot = Snapshot(commit(), gate, MappingProxyType(in_force))
+        return State(snapshot, MappingProxyType(dict(entries)))
+
+    @staticmethod
+    def _excused(target: StoredTarget, error: Exception) -> Failed:
+        reason = error.message if isinstance(error, LetheError) else f"{type(error).__name__}: {error}"
+        if target.spec.policy.on_error != "open":
+            raise StartupError(
+                f"The target '{target.id}' cannot be enforced ({reason.rstrip('.')}); start the version of "
+                "Lethe that stored it and change or delete the target there."
+            ) from error
+        logger.critical(
+            "a target could not be compiled and is not enforced, as its policy on_error: open allows"
+        )
+        return Failed(target, reason)
+
+
+def _compiled(entries: Mapping[str, Entry]) -> list[Compiled]:
+    """What detection made of the targets; each is evidence against every other."""
+    return [entry.compiled for entry in entries.values() if isinstance(entry, Enforced)]

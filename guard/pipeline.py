@@ -1,0 +1,101 @@
+"""The pipeline of one request: detect, decide, plan. The engine client calls `admit` before it runs anything."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+
+from guard import interventions
+from guard.context import RequestContext
+from guard.crypto import Secrets
+from guard.decide import decide
+from guard.errors import GuardUnavailable
+from guard.snapshot import Snapshot
+from guard.types import Admission, Decision, Detection, Edit, Insertion, Plan, Prompt
+
+log = logging.getLogger("lethe.guard")
+
+
+@dataclass
+class Guard:
+    """Judges prompts on the snapshot that is current when they arrive.
+
+    `snapshot` returns the current one, `executor` keeps detection off the event loop, `deadline_s` bounds it.
+    `bypasses` counts requests let through because detection failed and every target allows that.
+    """
+
+    snapshot: Callable[[], Snapshot]
+    secrets: Secrets
+    executor: Executor
+    deadline_s: float
+    bypasses: int = 0
+
+    async def admit(self, prompt: Prompt, context: RequestContext | None) -> Admission:
+        """The decision on `prompt` with the plan that carries it out.
+
+        Raises:
+            GuardUnavailable: the prompt could not be judged in time or at all, and a target forbids to answer.
+        """
+        snapshot = self.snapshot()
+        started = time.perf_counter()
+        detections, timings = await self._detect(snapshot, prompt, context)
+        decision = decide(detections, snapshot.targets, prompt, snapshot=snapshot.version, timings_ms=timings)
+        admission = self._plan(decision, prompt)
+        total = {**timings, "total": (time.perf_counter() - started) * 1000}
+        return replace(admission, decision=replace(admission.decision, timings_ms=total))
+
+    async def _detect(
+        self, snapshot: Snapshot, prompt: Prompt, context: RequestContext | None
+    ) -> tuple[tuple[Detection, ...], dict[str, float]]:
+        if not snapshot.armed:
+            return (), {}
+        tenant, model = (context.tenant, context.model) if context else (None, None)
+        loop = asyncio.get_running_loop()
+        job = loop.run_in_executor(
+            self.executor, lambda: snapshot.gate.detect(prompt, tenant=tenant, model=model)
+        )
+        try:
+            return await asyncio.wait_for(job, self.deadline_s)
+        except Exception as error:  # whatever a detector throws must fail closed
+            return self._undetected(snapshot, context, error)
+
+    def _undetected(
+        self, snapshot: Snapshot, context: RequestContext | None, error: Exception
+    ) -> tuple[tuple[Detection, ...], dict[str, float]]:
+        """Fail closed, unless every target in scope says otherwise; every bypass is counted and logged."""
+        tenant, model = (context.tenant, context.model) if context else (None, None)
+        in_scope = [t for t in snapshot.targets.values() if t.spec.scope.frozen().covers(tenant, model)]
+        reason = "timeout" if isinstance(error, TimeoutError) else type(error).__name__
+        if any(t.spec.policy.on_error == "closed" for t in in_scope):
+            log.error("detection failed (%s); the request is refused", reason)
+            raise GuardUnavailable("The request could not be checked; try again.") from None
+        self.bypasses += 1
+        log.critical("detection failed (%s); the request passes unchecked by policy", reason)
+        if context is not None:
+            context.events.append({"event": "bypass", "reason": reason})
+        return (), {}
+
+    def _plan(self, decision: Decision, prompt: Prompt) -> Admission:
+        """Ask each chosen method for its plan. A method that cannot act on this prompt makes it a refusal."""
+        if decision.action == "allow":
+            return Admission(decision)
+        insertions: tuple[Insertion, ...] = ()
+        edits: tuple[Edit, ...] = ()
+        for chosen in decision.chosen:
+            plan = interventions.load(chosen.method).plan(chosen, prompt, lambda t: self._seed(t, prompt))
+            if not (plan.insertions or plan.edits):
+                return Admission(replace(decision, action="refuse", chosen=()), Plan(reply=decision.reply))
+            insertions, edits = insertions + plan.insertions, edits + plan.edits
+        if decision.action == "refuse":
+            return Admission(decision, Plan(reply=decision.reply))
+        return Admission(decision, Plan(insertions, edits))
+
+    def _seed(self, target_id: str, prompt: Prompt) -> str:
+        """16 hex digits: averaging samples does not remove noise that depends on target and prompt alone."""
+        return self.secrets.digest("noise", target_id, ",".join(map(str, prompt.token_ids)))[:16]
+
+

@@ -1,0 +1,296 @@
+"""The register: what shall be forgotten, from the request that says so to the snapshot that enforces it.
+
+A write is validated, compiled, built into a gate, stored, and only then swapped in; when it returns, every
+new request is judged by it. What fails on the way leaves store and snapshot as they were. All writes run on
+one thread, in order, and a caller that goes away does not stop one half-way. Reads look at one reference.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from guard import specs
+from guard.errors import BadRequest, Forbidden, LetheError, PreconditionFailed
+from guard.importing import plan_import
+from guard.ledger import Entry, Failed, Ledger
+from guard.snapshot import BuildGate, Compile, Enforced, Snapshot
+from guard.store import Store
+from guard.targets import StoredTarget, TargetSpec, slug_of
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+WATCH_SECONDS = 0.5
+
+
+class TargetExists(BadRequest):
+    """A target of that id is there already; PUT replaces it."""
+
+    status, code = 409, "already_exists"
+
+
+@dataclass(frozen=True, slots=True)
+class Precondition:
+    """`If-Match` and `If-None-Match` as the client sent them."""
+
+    if_match: str | None = None
+    if_none_match: str | None = None
+
+    def check(self, etag: str | None) -> None:
+        """Raises PreconditionFailed unless a target with this etag (None: no target) may be written."""
+        if self.if_match is not None and not _lists(self.if_match, etag):
+            raise PreconditionFailed("The target was changed since you read it; read it again and repeat.")
+        if self.if_none_match is not None and _lists(self.if_none_match, etag):
+            raise PreconditionFailed("The target exists already; leave out If-None-Match to replace it.")
+
+
+def _lists(header: str, etag: str | None) -> bool:
+    return etag is not None and (header.strip() == "*" or etag in (tag.strip() for tag in header.split(",")))
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """On whose behalf a write happens: the tenant that the key is confined to, and what it demands."""
+
+    tenant: str | None = None
+    precondition: Precondition = Precondition()
+    force: bool = False
+
+
+ANYONE = Caller()
+
+
+class Register:
+    """Holds the current snapshot and is the only writer of targets.
+
+    `compile_` and `build_gate` are detection's; `clock` gives seconds since the epoch; `defaults` fill what a
+    target leaves out.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        compile_: Compile,
+        build_gate: BuildGate,
+        *,
+        clock: Callable[[], float] = time.time,
+        defaults: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._ledger = Ledger(store, compile_, build_gate, clock)
+        self._defaults = dict(defaults or {})
+        self._writer = ThreadPoolExecutor(1, "lethe-register")
+
+    @property
+    def snapshot(self) -> Snapshot:
+        """What is enforced now; keep the reference for as long as one request needs one state."""
+        return self._ledger.state.snapshot
+
+    async def load(self) -> None:
+        """Compile all stored targets and enforce them; to be called once, before the first request.
+
+        Raises:
+            StartupError: one of them cannot be enforced, and its policy does not allow to go on without it.
+        """
+        await self._run(self._ledger.load)
+
+    async def put(
+        self, target_id: str, raw: Mapping[str, Any], caller: Caller = ANYONE
+    ) -> tuple[dict[str, Any], bool]:
+        """Write a target; its view, and whether it is new."""
+        if not specs.valid_id(target_id):
+            raise BadRequest("The id of a target is 1 to 64 of a-z, 0-9 and '-'.", param="id")
+        raw, forced = specs.take_force(raw)
+        spec = specs.read_spec(raw, target_id, self._defaults)
+
+        def work() -> tuple[dict[str, Any], bool]:
+            known = self._ledger.stored(target_id)
+            _permit(known, spec, caller)
+            return self._write(target_id, spec, force=caller.force or forced), known is None
+
+        return await self._run(work)
+
+    async def create(self, raw: Mapping[str, Any], caller: Caller = ANYONE) -> dict[str, Any]:
+        """Write a target that must be new; without an id it gets one from its name.
+
+        Raises:
+            TargetExists: the given id is taken.
+        """
+        raw, forced = specs.take_force(raw)
+        given = specs.read_spec(raw, None, self._defaults)
+
+        def work() -> dict[str, Any]:
+            target_id = given.id or self._ledger.free_id(given.name)
+            if self._ledger.stored(target_id):
+                raise TargetExists(f"There is a target '{target_id}' already; PUT replaces it.", param="id")
+            spec = specs.read_spec(raw, target_id, self._defaults)
+            _permit(None, spec, caller)
+            return self._write(target_id, spec, force=caller.force or forced)
+
+        return await self._run(work)
+
+    async def patch(
+        self, target_id: str, changes: Mapping[str, Any], caller: Caller = ANYONE
+    ) -> dict[str, Any]:
+        """Lay `changes` over a target (RFC 7396); with detection unchanged its rate is not judged again."""
+        changes, forced = specs.take_force(changes)
+
+        def work() -> dict[str, Any]:
+            known = self._ledger.find(target_id, caller.tenant).stored
+            spec = specs.read_spec(specs.merge(known.spec, changes), target_id, {})
+            _permit(known, spec, caller)
+            accepted = specs.same_detection(known.spec, spec)
+            return self._write(target_id, spec, force=caller.force or forced or accepted)
+
+        return await self._run(work)
+
+    async def delete(self, target_id: str, *, purge: bool = False, caller: Caller = ANYONE) -> None:
+        """Stop enforcing a target; with `purge`, erase its content everywhere, past versions included.
+
+        Raises:
+            NotFound: there is no such target; for a purge, also no deleted one.
+        """
+
+        def work() -> None:
+            known = self._ledger.stored(target_id)
+            if known is not None or caller.tenant is not None or not purge:
+                self._ledger.find(target_id, caller.tenant)
+            caller.precondition.check(known.etag if known else None)
+            self._ledger.delete(target_id, purge=purge)
+
+        await self._run(work)
+
+    async def validate(self, raw: Mapping[str, Any], caller: Caller = ANYONE) -> list[dict[str, Any]]:
+        """What would be refused, and why: field, message and code of each problem. Nothing is stored."""
+
+        def work() -> None:
+            rest, forced = specs.take_force(raw)
+            spec = specs.read_spec(rest, None, self._defaults)
+            specs.demand_tenant(spec, caller.tenant)
+            self._prepare(spec.id or slug_of(spec.name), spec, force=caller.force or forced)
+
+        try:
+            await self._run(work)
+        except LetheError as error:
+            if error.status >= 500:
+                raise
+            return [{"field": error.param, "message": error.message, "code": error.code, **error.details}]
+        return []
+
+    async def import_lines(
+        self, lines: Iterable[str | bytes], *, atomic: bool = False, caller: Caller = ANYONE
+    ) -> dict[str, Any]:
+        """Write one target per JSON line, in one transaction and one swap; `atomic` takes all or none."""
+        return await self._run(lambda: self._import(lines, atomic, caller))
+
+    def export(self, tenant: str | None = None) -> Iterator[dict[str, Any]]:
+        """Every target in the form that `import_lines` takes, by id."""
+        for entry in self._entries(tenant):
+            yield {**specs.written_form(entry.stored.spec), "id": entry.stored.id}
+
+    def view(self, target_id: str, tenant: str | None = None) -> tuple[dict[str, Any], str]:
+        """What reads show of a target, and its ETag."""
+        entry = self._ledger.find(target_id, tenant)
+        return self._render(entry), entry.stored.etag
+
+    def views(
+        self,
+        *,
+        limit: int = 100,
+        after: str | None = None,
+        tag: str | None = None,
+        state: str | None = None,
+        tenant: str | None = None,
+    ) -> tuple[list[dict[str, Any]], str | None]:
+        """The next `limit` targets by id behind `after`, and the id to go on behind, None at the end."""
+        found: list[dict[str, Any]] = []
+        for entry in self._entries(tenant):
+            if after is not None and entry.stored.id <= after:
+                continue
+            if tag is not None and tag not in entry.stored.spec.tags:
+                continue
+            if state is not None and state != self._ledger.state_of(entry):
+                continue
+            if len(found) == limit:
+                return found, found[-1]["id"]
+            found.append(self._render(entry))
+        return found, None
+
+    def status(self) -> dict[str, Any]:
+        """Counts by state, and what failed at start with its reason."""
+        counts = dict.fromkeys(("pending", "active", "failed", "expired"), 0)
+        entries = list(self._entries(None))
+        for entry in entries:
+            counts[self._ledger.state_of(entry)] += 1
+        failed = [{"id": e.stored.id, "error": e.error} for e in entries if isinstance(e, Failed)]
+        return {"snapshot": self.snapshot.version, "targets": counts, "failed": failed}
+
+    async def expire(self) -> bool:
+        """Take expired targets out of force; whether there were any."""
+        return self._ledger.any_expired() and await self._run(self._ledger.expire)
+
+    async def watch(self) -> None:
+        """Expire targets on time until cancelled; run it beside the server."""
+        while True:
+            try:
+                await self.expire()
+            except Exception:
+                logger.exception("an expired target could not be taken out of force; trying again")
+            await asyncio.sleep(WATCH_SECONDS)
+
+    def close(self) -> None:
+        """Finish the write that runs, take no more."""
+        self._writer.shutdown(wait=True, cancel_futures=True)
+
+    async def _run(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._writer, work)
+
+    def _prepare(self, target_id: str, spec: TargetSpec, *, force: bool) -> Enforced:
+        (result,) = self._ledger.prepare({target_id: spec}, force=lambda _: force)
+        if isinstance(result, LetheError):
+            raise result
+        return result
+
+    def _write(self, target_id: str, spec: TargetSpec, *, force: bool) -> dict[str, Any]:
+        prepared = self._prepare(target_id, spec, force=force)
+        self._ledger.write([prepared])
+        return self._render(prepared)
+
+    def _import(self, lines: Iterable[str | bytes], atomic: bool, caller: Caller) -> dict[str, Any]:
+        existing = {entry.stored.id: entry.stored for entry in self._entries(None)}
+        plan = plan_import(lines, existing, self._defaults, caller.tenant)
+        prepared: list[Enforced] = []
+        results = self._ledger.prepare(plan.wanted, force=lambda name: caller.force or name in plan.forced)
+        for target_id, result in zip(plan.wanted, results, strict=True):
+            if isinstance(result, LetheError):
+                plan.rejected[plan.lines[target_id]] = result
+            else:
+                prepared.append(result)
+        if atomic and plan.rejected:
+            prepared = []
+        if prepared:
+            self._ledger.write(prepared)
+        updated = sum(entry.stored.id in existing for entry in prepared)
+        return {"created": len(prepared) - updated, "updated": updated, "rejected": plan.report()}
+
+    def _entries(self, tenant: str | None) -> Iterator[Entry]:
+        for _, entry in sorted(self._ledger.state.entries.items()):
+            if specs.belongs(entry.stored.spec, tenant):
+                yield entry
+
+    def _render(self, entry: Entry) -> dict[str, Any]:
+        calibration = entry.compiled.calibration if isinstance(entry, Enforced) else {}
+        view = specs.read_form(entry.stored, self._ledger.state_of(entry), calibration)
+        return {**view, "error": entry.error} if isinstance(entry, Failed) else view
+
+
+def _permit(known: StoredTarget | None, spec: TargetSpec, caller: Caller) -> None:
+    if known is not None and not specs.belongs(known.spec, caller.tenant):
+        raise Forbidden("This key may not write this target.", param="id")
+    specs.demand_tenant(spec, caller.tenant)
+    caller.precondition.check(known.etag if known else None)

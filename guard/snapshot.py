@@ -1,0 +1,100 @@
+"""What is enforced at one moment: frozen, so that a request is judged by one state from beginning to end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any, Protocol
+
+from guard import interventions
+from guard.targets import StoredTarget, TargetSpec
+from guard.types import Detection, Prompt, Rung
+
+AUTO: tuple[Rung, ...] = (Rung("embedding_corruption"),)
+"""The ladder of `intervention: auto`. Where no rung can act on a request, the decision is a refusal."""
+
+
+class Compiled(Protocol):
+    """What detection made of one target; `calibration` is what reads of the target show."""
+
+    @property
+    def calibration(self) -> Mapping[str, Any]: ...
+
+
+class Gate(Protocol):
+    """All compiled targets together, asked once per prompt."""
+
+    def detect(
+        self, prompt: Prompt, *, tenant: str | None, model: str | None
+    ) -> tuple[tuple[Detection, ...], dict[str, float]]: ...
+
+
+class Compile(Protocol):
+    """Make one target detectable; `others` are the results for the other targets.
+
+    Raises:
+        TargetRefused: it would fire on too many of the background prompts, and `force` is false.
+    """
+
+    def __call__(
+        self, target_id: str, version: int, spec: TargetSpec, others: Sequence[Any], *, force: bool
+    ) -> Compiled: ...
+
+
+BuildGate = Callable[[Sequence[Compiled]], Gate]
+
+
+@dataclass(frozen=True, slots=True)
+class Enforced:
+    """A stored target with what enforcing it needs: its compiled detection and its validated ladder."""
+
+    stored: StoredTarget
+    compiled: Compiled
+    ladder: tuple[Rung, ...]
+
+    @property
+    def spec(self) -> TargetSpec:
+        return self.stored.spec
+
+    @property
+    def version(self) -> int:
+        return self.stored.version
+
+    def in_force(self, now: datetime) -> bool:
+        """Whether requests are judged by it now; shadow targets are."""
+        return self.spec.mode != "off" and not self.stored.expired(now)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """`targets` holds exactly those that `gate` detects, by id; `version` names this state and no other."""
+
+    version: int
+    gate: Gate
+    targets: Mapping[str, Enforced] = field(default_factory=lambda: MappingProxyType({}))
+
+    @property
+    def armed(self) -> bool:
+        """Whether there is anything to detect."""
+        return bool(self.targets)
+
+
+def ladder_of(spec: TargetSpec) -> tuple[Rung, ...]:
+    """The target's rungs with all parameters filled in, weakest first.
+
+    Raises:
+        BadRequest: an unknown method, or parameters that the method refuses.
+    """
+    rungs = spec.ladder()
+    if rungs is None:
+        chosen = AUTO
+    else:
+        chosen = tuple(
+            Rung(r.method, r.params, r.min_score) for r in sorted(rungs, key=lambda r: r.min_score)
+        )
+    return tuple(
+        Rung(r.method, interventions.check_params(r.method, r.params).model_dump(), r.min_score)
+        for r in chosen
+    )

@@ -1,0 +1,66 @@
+"""The store of one installation: targets with all their versions, API keys and the decision log.
+
+Everything here blocks; callers on an event loop use threads.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from guard.crypto import Secrets
+from guard.errors import ConfigError, StartupError
+from guard.store.database import Database, snapshot_number
+from guard.store.decisions import Decisions
+from guard.store.keys import Key, Keys
+from guard.store.schema import meta
+from guard.store.targets import Targets
+
+_PROBE = "lethe"
+
+
+class Store:
+    """Opens, migrates and checks; the work is done by `targets`, `keys` and `decisions`.
+
+    Raises:
+        StartupError: the database cannot be used.
+        ConfigError: it was written with another master secret.
+    """
+
+    def __init__(self, url: str, secrets: Secrets) -> None:
+        self._database = Database(url)
+        self._check_secret(secrets)
+        self.targets = Targets(self._database, secrets)
+        self.keys = Keys(self._database, secrets)
+        self.decisions = Decisions(self._database, secrets)
+
+    @property
+    def snapshot(self) -> int:
+        """The number of the last change of what is enforced."""
+        with self._database.read() as connection:
+            return snapshot_number(connection)
+
+    def close(self) -> None:
+        self._database.close()
+
+    def _check_secret(self, secrets: Secrets) -> None:
+        """Without this a wrong secret would be noticed only when there is a target to open."""
+        with self._database.write() as connection:
+            probe = connection.scalar(sa.select(meta.c.value).where(meta.c.name == "probe"))
+            if probe is None:
+                value = secrets.seal(_PROBE, label="probe").hex()
+                connection.execute(meta.insert().values(name="probe", value=value))
+                return
+        try:
+            secrets.open(bytes.fromhex(probe), label="probe")
+        except ConfigError:
+            raise ConfigError(
+                f"The store {self._database.name} was written with another master secret; "
+                "set LETHE_MASTER_KEY, or restore the file `secret` of its data folder."
+            ) from None
+        except ValueError:
+            raise StartupError(
+                f"The store {self._database.name} is damaged; restore a backup of it."
+            ) from None
+
+
+__all__ = ["Decisions", "Key", "Keys", "Store", "Targets"]

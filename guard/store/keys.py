@@ -1,0 +1,69 @@
+"""API keys at rest: a keyed digest of each, its role and its tenant. The token itself is never stored."""
+
+from __future__ import annotations
+
+import secrets as random
+from dataclasses import dataclass
+from typing import Literal
+
+import sqlalchemy as sa
+
+from guard.crypto import Secrets
+from guard.store.database import Database
+from guard.store.schema import keys
+
+Role = Literal["inference", "auditor", "operator", "admin"]
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """What is known of a key; `digest` finds it, nothing gives the token back."""
+
+    id: str
+    digest: str
+    role: Role
+    tenant: str | None
+    created_at: float
+    expires_at: float | None
+
+    def expired(self, now: float) -> bool:
+        return self.expires_at is not None and self.expires_at <= now
+
+
+class Keys:
+    def __init__(self, database: Database, secrets: Secrets) -> None:
+        self._database = database
+        self._secrets = secrets
+
+    def digest(self, token: str) -> str:
+        """What is stored of a token."""
+        return self._secrets.digest("api-key", token)
+
+    def create(
+        self, role: Role, tenant: str | None, expires_at: float | None, *, now: float
+    ) -> tuple[Key, str]:
+        """A new key and its token, which only this call ever returns."""
+        token = "lk_" + random.token_urlsafe(32)
+        key = Key(
+            id="key_" + random.token_hex(8),
+            digest=self.digest(token),
+            role=role,
+            tenant=tenant,
+            created_at=now,
+            expires_at=expires_at,
+        )
+        values = {column.name: getattr(key, column.name) for column in keys.columns}
+        with self._database.write() as connection:
+            connection.execute(keys.insert().values(values))
+        return key, token
+
+    def all(self) -> list[Key]:
+        """Every key, oldest first."""
+        query = sa.select(keys).order_by(keys.c.created_at, keys.c.id)
+        with self._database.read() as connection:
+            return [Key(**row._mapping) for row in connection.execute(query)]
+
+    def delete(self, key_id: str) -> bool:
+        """Whether there was such a key."""
+        with self._database.write() as connection:
+            return connection.execute(keys.delete().where(keys.c.id == key_id)).rowcount > 0

@@ -1,0 +1,85 @@
+"""The tables. Times are seconds since the epoch; nothing that names a target is readable without the secret.
+
+A target's id is often its name, so rows carry `key`, a keyed digest of the id, and the id itself is sealed.
+A `uid` is one life of a target: purging ends it, so decisions, which hold uids, can never again be traced to
+what was purged, not even when the same id is registered anew.
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+metadata = sa.MetaData()
+
+meta = sa.Table(
+    "meta",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("value", sa.Text, nullable=False),
+)
+
+targets = sa.Table(
+    "targets",
+    metadata,
+    sa.Column("uid", sa.String(32), primary_key=True),
+    sa.Column("key", sa.String(64), nullable=False, unique=True),
+    sa.Column("sealed_id", sa.LargeBinary, nullable=False),
+    sa.Column("version", sa.Integer, nullable=False),
+    sa.Column("created_at", sa.Float(53), nullable=False),
+    sa.Column("deleted_at", sa.Float(53)),
+)
+
+target_versions = sa.Table(
+    "target_versions",
+    metadata,
+    sa.Column("uid", sa.String(32), sa.ForeignKey("targets.uid", ondelete="CASCADE"), primary_key=True),
+    sa.Column("version", sa.Integer, primary_key=True),
+    sa.Column("updated_at", sa.Float(53), nullable=False),
+    sa.Column("sealed", sa.LargeBinary, nullable=False),
+)
+
+tombstones = sa.Table(
+    "tombstones",
+    metadata,
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("last_version", sa.Integer, nullable=False),
+    sa.Column("purged_at", sa.Float(53), nullable=False),
+)
+
+keys = sa.Table(
+    "keys",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("digest", sa.String(64), nullable=False, unique=True),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("tenant", sa.String(128)),
+    sa.Column("created_at", sa.Float(53), nullable=False),
+    sa.Column("expires_at", sa.Float(53)),
+)
+
+decisions = sa.Table(
+    "decisions",
+    metadata,
+    sa.Column(
+        "seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=True
+    ),
+    sa.Column("id", sa.String(128), nullable=False, unique=True),
+    sa.Column("time", sa.Float(53), nullable=False, index=True),
+    sa.Column("tenant", sa.String(128)),
+    sa.Column("action", sa.String(16), nullable=False),
+    sa.Column("body", sa.Text, nullable=False),
+    sa.Column("sealed_text", sa.LargeBinary),
+)
+
+decision_targets = sa.Table(
+    "decision_targets",
+    metadata,
+    sa.Column("uid", sa.String(32), primary_key=True),
+    sa.Column(
+        "seq",
+        sa.BigInteger().with_variant(sa.Integer, "sqlite"),
+        sa.ForeignKey("decisions.seq", ondelete="CASCADE"),
+        primary_key=True,
+        index=True,
+    ),
+)

@@ -1,0 +1,22 @@
+"""The admin API, `/admin/v1`: targets, checks, decisions, keys and status."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from server.admin import decisions, keys, system, targets
+from server.admin.route import AdminRoute
+from server.admin.services import Services
+
+PREFIX = "/admin/v1"
+
+
+def admin_router(services: Services) -> APIRouter:
+    """All routes of the admin API, to be included in the application. Each answers its own errors."""
+    router = APIRouter(prefix=PREFIX, route_class=AdminRoute)
+    for part in (targets, decisions, keys, system):
+        part.add_routes(router, services)
+    return router
+
+
+__all__ = ["PREFIX", "Services", "admin_router"]

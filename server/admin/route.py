@@ -1,0 +1,128 @@
+"""What all admin routes share: errors in one shape, the caller's permission, strict JSON bodies, cursors."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Callable, Coroutine
+from functools import cache
+from typing import Any, TypeVar
+
+from fastapi import Header, Request, Response
+from fastapi.params import Depends
+from fastapi.routing import APIRoute
+from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect
+
+from guard.errors import BadRequest
+from guard.specs import parse_json, problems
+from server import errors
+from server.admin.schemas import ErrorAnswer
+from server.admin.services import Services
+from server.auth import Permission, Principal
+
+Model = TypeVar("Model", bound=BaseModel)
+Handler = Callable[[Request], Coroutine[Any, Any, Response]]
+
+LIMIT = 100
+MAX_LIMIT = 1_000
+_MEANINGS = {
+    400: "The request cannot be taken; `param` names the field.",
+    401: "No key, or one that is not known.",
+    403: "The key's role may not do this.",
+    404: "There is no such thing.",
+    409: "It exists already.",
+    412: "`If-Match` names another version.",
+    422: "The target would fire on too many background prompts, or its texts are not usable.",
+    503: "The guard or its store does not answer; safe to retry.",
+}
+
+
+class AdminRoute(APIRoute):
+    """Answers all errors itself, so that the application around it may keep its own handlers."""
+
+    def get_route_handler(self) -> Handler:
+        handle = super().get_route_handler()
+
+        async def answer(request: Request) -> Response:
+            try:
+                response = await handle(request)
+            except ClientDisconnect:
+                response = errors.response(BadRequest("The request ended before its body was complete."))
+            except Exception as error:
+                response = errors.response(error)
+            response.headers.setdefault("Cache-Control", "no-store")
+            return response
+
+        return answer
+
+
+def allowed(services: Services, permission: Permission) -> Any:
+    """A dependency that gives the caller, or ends the request when it may not do this."""
+
+    async def principal(authorization: str | None = Header(None, include_in_schema=False)) -> Principal:
+        return services.authenticator.require(authorization, permission)
+
+    return Depends(principal)
+
+
+async def json_body(request: Request) -> dict[str, Any]:
+    """The body as a JSON object. A dependency, so that it is read after the caller is known."""
+    return parse_json(await request.body())
+
+
+def validated(model: type[Model], body: dict[str, Any]) -> Model:
+    """Raises BadRequest that names the first wrong field in one sentence."""
+    try:
+        return model.model_validate(body)
+    except ValidationError as error:
+        field, message = next(problems(error, model))
+        raise BadRequest(message, param=field or None) from None
+
+
+def answers(*statuses: int, **models: type[BaseModel]) -> dict[int | str, dict[str, Any]]:
+    """For OpenAPI: `_200=Model` what is answered, `statuses` which errors beside 400, 401, 403 and 503."""
+    documented: dict[int | str, dict[str, Any]] = {
+        status: _content(ErrorAnswer, _MEANINGS[status]) for status in (400, 401, 403, 503, *statuses)
+    }
+    for status, model in models.items():
+        documented[int(status[1:])] = _content(model, (model.__doc__ or model.__name__).split("\n")[0])
+    return documented
+
+
+def takes(model: type[BaseModel]) -> dict[str, Any]:
+    """For OpenAPI: the schema of a body that the route reads itself."""
+    return {"requestBody": {"required": True, **_content(model, "A JSON object.")}}
+
+
+def encode_cursor(value: str | int | None) -> str | None:
+    """Opaque to clients, so that its content can change."""
+    return None if value is None else base64.urlsafe_b64encode(str(value).encode()).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str | None) -> str | None:
+    if cursor is None:
+        return None
+    try:
+        return base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError):
+        raise BadRequest("The cursor is not one that this server gave.", param="cursor") from None
+
+
+def _content(model: type[BaseModel], description: str) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": _schema(model)}}}
+
+
+@cache
+def _schema(model: type[BaseModel]) -> dict[str, Any]:
+    schema = model.model_json_schema()
+    return _inline(schema, schema.get("$defs", {}))
+
+
+def _inline(schema: Any, definitions: dict[str, Any]) -> Any:
+    """The schema with its references replaced by what they name: OpenAPI resolves them from elsewhere."""
+    if isinstance(schema, dict):
+        if "$ref" in schema:
+            return _inline(definitions[schema["$ref"].rsplit("/", 1)[1]], definitions)
+        return {key: _inline(value, definitions) for key, value in schema.items() if key != "$defs"}
+    return [_inline(item, definitions) for item in schema] if isinstance(schema, list) else schema

@@ -1,0 +1,149 @@
+"""The bodies of the admin API, as they are checked and as OpenAPI shows them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from guard.ledger import TargetState
+from guard.store.keys import Role
+from guard.targets import TargetSpec
+
+TENANT = r"^[^\x00-\x1f\x7f]{1,128}$"
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class TargetBody(TargetSpec):
+    """A target, and whether to take it although it would fire on background prompts."""
+
+    force: bool = False
+
+
+class CheckBody(_Body):
+    """What would be generated from: `messages` or `prompt`."""
+
+    messages: list[dict[str, Any]] | None = Field(None, min_length=1)
+    prompt: str | None = Field(None, min_length=1)
+    tenant: str | None = Field(None, pattern=TENANT)
+    model: str | None = None
+    tools: list[dict[str, Any]] | None = None
+    response_format: dict[str, Any] | None = None
+
+    @field_validator("messages")
+    @classmethod
+    def _complete(cls, value: list[dict[str, Any]] | None) -> list[dict[str, Any]] | None:
+        for number, message in enumerate(value or ()):
+            role, content = message.get("role"), message.get("content")
+            if not isinstance(role, str) or not role:
+                raise ValueError(f"message {number} needs a role")
+            if content is not None and not isinstance(content, str | list):
+                raise ValueError(f"the content of message {number} must be text or a list of parts")
+            if role in ("user", "system", "developer") and not content:
+                raise ValueError(f"message {number} needs content")
+        return value
+
+    @model_validator(mode="after")
+    def _one_of(self) -> CheckBody:
+        if (self.messages is None) == (self.prompt is None):
+            raise ValueError("give exactly one of messages and prompt")
+        return self
+
+
+class KeyBody(_Body):
+    """A key to be made. Its tenant confines it: to that tenant's inference, targets and decisions."""
+
+    role: Role
+    tenant: str | None = Field(None, pattern=TENANT)
+    expires_at: datetime | None = None
+
+
+class ErrorDetail(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorAnswer(BaseModel):
+    error: ErrorDetail
+
+
+class TargetView(TargetSpec):
+    """A stored target: what was written, and what became of it."""
+
+    state: TargetState
+    version: int
+    created_at: datetime
+    updated_at: datetime
+    calibration: dict[str, Any]
+    artifacts: list[dict[str, Any]]
+
+
+class TargetPage(BaseModel):
+    data: list[TargetView]
+    next_cursor: str | None
+
+
+class Deleted(BaseModel):
+    id: str
+    deleted: bool
+    purged: bool
+
+
+class Problem(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    field: str | None
+    message: str
+    code: str
+
+
+class Validation(BaseModel):
+    valid: bool
+    problems: list[Problem]
+
+
+class RejectedLine(BaseModel):
+    line: int
+    error: str
+
+
+class ImportResult(BaseModel):
+    created: int
+    updated: int
+    rejected: list[RejectedLine]
+
+
+class Objects(BaseModel):
+    """A page of objects whose fields docs/operations.md lists."""
+
+    data: list[dict[str, Any]]
+    next_cursor: str | None
+
+
+class OpenObject(BaseModel):
+    model_config = ConfigDict(extra="allow")
+
+
+class KeyView(BaseModel):
+    id: str
+    role: Role
+    tenant: str | None
+    created_at: datetime
+    expires_at: datetime | None
+
+
+class NewKey(KeyView):
+    """The only answer that ever holds the key itself."""
+
+    key: str
+
+
+class KeyPage(BaseModel):
+    data: list[KeyView]
+    next_cursor: str | None

@@ -1,0 +1,24 @@
+"""What the admin API works on; made by whoever starts the server."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from guard.audit import DecisionLog
+from guard.register import Register
+from server.auth import Authenticator
+
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Services:
+    """`check` judges a body as generation would; `status` tells what is live. Both run on the event loop."""
+
+    register: Register
+    log: DecisionLog
+    authenticator: Authenticator
+    check: Callable[[Json], Awaitable[Mapping[str, Any]]]
+    status: Callable[[], Awaitable[Mapping[str, Any]]]

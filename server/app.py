@@ -1,0 +1,109 @@
+"""Ours beside vLLM's: the admin API, the probes and what the gate needs, attached to the built application."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from fastapi import FastAPI
+
+from guard.audit import DecisionLog
+from guard.config import Settings
+from guard.context import RequestContext
+from guard.engine import serving
+from guard.engine.launch import Proof
+from guard.errors import LetheError
+from guard.pipeline import Guard
+from guard.register import Register
+from guard.store import Store
+from guard.types import Message, Prompt
+from server.admin import Services as AdminServices
+from server.admin import admin_router
+from server.auth import Authenticator
+from server.checks import Checker
+from server.gate import GateServices
+from server.health import health_router
+
+if TYPE_CHECKING:
+    from guard.engine.client import GuardedAsyncLLM
+
+
+@dataclass(frozen=True)
+class Services:
+    """What lives as long as the server: state, keys, the register and the guard over it."""
+
+    settings: Settings
+    store: Store
+    register: Register
+    log: DecisionLog
+    authenticator: Authenticator
+    guard: Guard
+    open_inference: bool
+
+
+@dataclass(frozen=True)
+class Live:
+    """The running server as `/status` and `/readyz` see it."""
+
+    services: Services
+    engine: GuardedAsyncLLM
+    proof: Proof
+
+    async def unready(self) -> str | None:
+        """Why no traffic should come, or None. The proof of the start holds while engine and worker live."""
+        try:
+            await self.engine.check_health()
+            statuses = await self.engine.collective_rpc("lethe_status")
+        except Exception as error:  # whatever the engine throws, it is not ready
+            return f"The engine does not answer ({type(error).__name__})."
+        if not all(status["guarded"] and status["sites"] for status in statuses):
+            return "A worker has lost its edit sites."
+        try:
+            _ = self.services.register.snapshot
+        except LetheError as error:
+            return error.message
+        return None
+
+    async def status(self) -> Mapping[str, Any]:
+        """What is live: snapshot and targets, the engine's proof, the detectors, how inference is opened."""
+        from guard.detection import DETECTORS
+
+        reason = await self.unready()
+        auth = self.services.settings.auth
+        return {
+            **self.services.register.status(),
+            "ready": reason is None,
+            "reason": reason,
+            "engine": asdict(self.proof),
+            "detectors": sorted(DETECTORS),
+            "inference": {"open": self.services.open_inference, "demo": auth.demo, "no_auth": auth.no_auth},
+            "bypasses": self.services.guard.bypasses,
+            "decisions_dropped": self.services.log.dropped,
+        }
+
+
+def attach(app: FastAPI, services: Services, engine: GuardedAsyncLLM, proof: Proof) -> None:
+    """Mount what is ours and hand the gate its services."""
+    live = Live(services, engine, proof)
+    limits = services.settings.limits
+
+    async def render(body: dict[str, Any], messages: tuple[Message, ...]) -> Prompt:
+        return await serving.render(app, engine, body, messages)
+
+    def record(context: RequestContext, status: int, finished_at: float) -> None:
+        services.log.record(context, status=status, finished_at=finished_at)
+
+    check = Checker(services.guard, render, engine.model_config.served_model_name, limits.max_n)
+    app.include_router(
+        admin_router(AdminServices(services.register, services.log, services.authenticator, check, live.status))
+    )
+    app.include_router(health_router(live.unready))
+    app.openapi_schema = None
+    app.state.lethe = GateServices(
+        require=services.authenticator.require,
+        record=record,
+        open_inference=services.open_inference,
+        max_body_bytes=services.settings.server.max_body_bytes,
+        max_n=limits.max_n,
+    )

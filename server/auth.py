@@ -1,0 +1,149 @@
+"""Who calls and what they may do: API keys, their roles and the one table of permissions."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import get_args
+
+from guard.errors import Forbidden, NotFound, Unauthorized
+from guard.store.keys import Key, Keys, Role
+
+logger = logging.getLogger(__name__)
+
+ROLES: tuple[Role, ...] = get_args(Role)
+EXPLAIN_MISSING = "This route needs a key: send it as `Authorization: Bearer <key>`."
+
+
+class Permission(StrEnum):
+    """What a route may demand of its caller."""
+
+    INFER = "infer"
+    CHECK = "check"
+    SCORE = "score"
+    METRICS = "metrics"
+    READ_TARGETS = "read_targets"
+    WRITE_TARGETS = "write_targets"
+    READ_DECISIONS = "read_decisions"
+    READ_ARTIFACTS = "read_artifacts"
+    READ_STATUS = "read_status"
+    JOBS = "jobs"
+    KEYS = "keys"
+    ENGINE = "engine"
+
+
+_READS = frozenset(
+    {
+        Permission.READ_TARGETS,
+        Permission.READ_DECISIONS,
+        Permission.READ_ARTIFACTS,
+        Permission.READ_STATUS,
+    }
+)
+
+PERMISSIONS: dict[Role, frozenset[Permission]] = {
+    "inference": frozenset({Permission.INFER}),
+    "auditor": _READS | {Permission.CHECK, Permission.SCORE, Permission.METRICS},
+    "operator": frozenset(
+        {
+            Permission.READ_TARGETS,
+            Permission.WRITE_TARGETS,
+            Permission.JOBS,
+            Permission.READ_ARTIFACTS,
+            Permission.READ_STATUS,
+        }
+    ),
+    "admin": frozenset(Permission),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """A known caller. `tenant` confines it; None is confined to nothing."""
+
+    role: Role
+    tenant: str | None
+    key_id: str
+
+    def may(self, permission: Permission) -> bool:
+        return permission in PERMISSIONS[self.role]
+
+
+class Authenticator:
+    """Knows every key by digest in memory: a request costs no query, and a revocation takes effect at once.
+
+    All changes of keys in this process go through here. `admin_key` is accepted beside the stored ones.
+    """
+
+    def __init__(
+        self, keys: Keys, admin_key: str | None = None, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._keys = keys
+        self._clock = clock
+        self._admin_digest = keys.digest(admin_key) if admin_key else None
+        self._known = {key.digest: key for key in keys.all()}
+
+    def identify(self, authorization: str | None) -> Principal:
+        """The caller behind an `Authorization` header.
+
+        Raises:
+            Unauthorized: there is no key in it, or none that is known and in date.
+        """
+        scheme, _, token = (authorization or "").strip().partition(" ")
+        token = token.strip()
+        if scheme.lower() != "bearer" or not token:
+            raise Unauthorized(EXPLAIN_MISSING)
+        # Only keyed digests are compared: what the comparison's time tells is of no use to a guesser.
+        digest = self._keys.digest(token)
+        if self._admin_digest is not None and hmac.compare_digest(digest, self._admin_digest):
+            return Principal("admin", None, "environment")
+        key = self._known.get(digest)
+        if key is None or not hmac.compare_digest(digest, key.digest) or key.expired(self._clock()):
+            raise Unauthorized("This key is not known here, was revoked or has expired.")
+        return Principal(key.role, key.tenant, key.id)
+
+    def require(self, authorization: str | None, permission: Permission) -> Principal:
+        """The caller, who may do this.
+
+        Raises:
+            Unauthorized: nobody known.
+            Forbidden: somebody known whose role may not.
+        """
+        principal = self.identify(authorization)
+        if not principal.may(permission):
+            raise Forbidden(f"A key with the role '{principal.role}' may not do this.")
+        return principal
+
+    def create(self, role: Role, tenant: str | None, expires_at: float | None) -> tuple[Key, str]:
+        """A new key, and the token that only this call returns. Blocks."""
+        key, token = self._keys.create(role, tenant, expires_at, now=self._clock())
+        self._known[key.digest] = key
+        return key, token
+
+    def revoke(self, key_id: str) -> None:
+        """From now on the key is not known. Blocks.
+
+        Raises:
+            NotFound: there is no such key.
+        """
+        if not self._keys.delete(key_id):
+            raise NotFound("There is no such key.", param="id")
+        for digest in [digest for digest, key in list(self._known.items()) if key.id == key_id]:
+            self._known.pop(digest, None)
+
+    def all(self) -> list[Key]:
+        """Every key, oldest first."""
+        return sorted(self._known.copy().values(), key=lambda key: (key.created_at, key.id))
+
+
+def ensure_admin_key(keys: Keys, admin_key: str | None, clock: Callable[[], float] = time.time) -> str | None:
+    """The token of an admin key made because there was none, to be shown once; None when there is one."""
+    if admin_key:
+        return None
+    if any(key.role == "admin" and key.tenant is None and not key.expired(clock()) for key in keys.all()):
+        return None
+    return keys.create("admin", None, None, now=clock())[1]

@@ -1,0 +1,57 @@
+"""`lethe keys`: who may call, and as what."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from server.cli.base import example, remote
+from server.cli.client import Client
+
+
+@click.group(epilog=example("lethe keys create --role inference --tenant acme"))
+def keys() -> None:
+    """List, create and revoke API keys."""
+
+
+@keys.command("list", epilog=example("lethe keys list"))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+@remote
+def list_keys(as_json: bool, server: str, key: str | None) -> None:
+    """List keys; the keys themselves are shown by `create` only."""
+    for row in Client(server, key).pages("/keys", {}):
+        if as_json:
+            click.echo(json.dumps(row))
+            continue
+        until = row["expires_at"] or "never expires"
+        click.echo(f"{row['id']}  {row['role']:<9}  {row['tenant'] or '-':<16}  {until}")
+
+
+@keys.command(epilog=example("lethe keys create --role operator --expires 2030-01-31T00:00:00Z"))
+@click.option(
+    "--role",
+    type=click.Choice(["inference", "auditor", "operator", "admin"]),
+    default="inference",
+    show_default=True,
+)
+@click.option("--tenant", help="The tenant that the key is confined to.")
+@click.option("--expires", "expires_at", help="When it stops working, such as 2030-01-31T00:00:00Z.")
+@remote
+def create(role: str, tenant: str | None, expires_at: str | None, server: str, key: str | None) -> None:
+    """Create a key and show it, this once."""
+    body = {"role": role, "tenant": tenant, "expires_at": expires_at}
+    made = Client(server, key).json("POST", "/keys", json=body)
+    click.echo(f"{made['id']} ({made['role']}) is shown this once:", err=True)
+    click.echo(made["key"])
+
+
+@keys.command(epilog=example("lethe keys revoke key_0123456789abcdef"))
+@click.argument("key_id", metavar="ID")
+@remote
+def revoke(key_id: str, server: str, key: str | None) -> None:
+    """Revoke a key, at once."""
+    from urllib.parse import quote
+
+    Client(server, key).json("DELETE", f"/keys/{quote(key_id, safe='')}")
+    click.echo(f"{key_id} revoked")

@@ -1,0 +1,158 @@
+"""`lethe targets`: what shall be forgotten, through the admin API."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, TextIO
+
+import click
+
+from server.cli.base import example, remote
+from server.cli.client import Client, Failure, path_of, show
+
+
+@click.group(epilog=example("lethe targets list --tag legal"))
+def targets() -> None:
+    """Register, show and remove what shall be forgotten."""
+
+
+@targets.command("list", epilog=example("lethe targets list --state active --json"))
+@click.option("--tag", help="Only those with this tag.")
+@click.option("--state", type=click.Choice(["pending", "active", "failed", "expired"]))
+@click.option("--json", "as_json", is_flag=True, help="One JSON object per line.")
+@remote
+def list_targets(tag: str | None, state: str | None, as_json: bool, server: str, key: str | None) -> None:
+    """List targets."""
+    wanted = {name: value for name, value in (("tag", tag), ("state", state)) if value}
+    rows = list(Client(server, key).pages("/targets", wanted))
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(row, ensure_ascii=False))
+        return
+    if not rows:
+        click.echo("No targets.", err=True)
+        return
+    width = max(len(row["id"]) for row in rows)
+    for row in rows:
+        tags = ",".join(row["tags"])
+        click.echo(
+            f"{row['id']:<{width}}  {row['state']:<7}  {row['mode']:<7}  v{row['version']:<4} {tags}".rstrip()
+        )
+
+
+@targets.command("show", epilog=example("lethe targets show jane-doe"))
+@click.argument("target_id", metavar="ID")
+@remote
+def show_target(target_id: str, server: str, key: str | None) -> None:
+    """Show one target."""
+    click.echo(show(Client(server, key).json("GET", path_of(target_id))))
+
+
+@targets.command(
+    epilog=example(
+        'lethe targets add "Jane Doe" --alias "J. Doe" --tag legal',
+        "lethe targets add --file jane.json",
+    )
+)
+@click.argument("name", required=False)
+@click.option("--id", "target_id", help="Its id; made from the name when left out.")
+@click.option("--alias", "aliases", multiple=True, help="Another name; may be repeated.")
+@click.option("--description", help="What identifies it without its name.")
+@click.option("--example", "examples", multiple=True, help="A prompt about it; may be repeated.")
+@click.option("--tag", "tags", multiple=True, help="May be repeated.")
+@click.option("--kind", type=click.Choice(["entity", "work", "subject", "skill", "tool"]))
+@click.option("--mode", type=click.Choice(["enforce", "shadow", "off"]))
+@click.option("--method", help="The intervention; `auto` when left out.")
+@click.option(
+    "--file", "file", type=click.File("r", encoding="utf-8"), help="The target as JSON; - is stdin."
+)
+@click.option("--force", is_flag=True, help="Take it although it fires on background prompts.")
+@remote
+def add(
+    name: str | None,
+    target_id: str | None,
+    file: TextIO | None,
+    method: str | None,
+    force: bool,
+    server: str,
+    key: str | None,
+    **fields: Any,
+) -> None:
+    """Register a target, or replace the one with the same --id. It is enforced when this returns."""
+    target = _read_object(file) if file else {}
+    target.update({field: list(v) if isinstance(v, tuple) else v for field, v in fields.items() if v})
+    if name:
+        target["name"] = name
+    if method:
+        target["intervention"] = "auto" if method == "auto" else {"method": method}
+    if "name" not in target:
+        raise click.UsageError("Give the NAME of what shall be forgotten, or --file.")
+    target_id = target_id or target.get("id")
+    route = ("PUT", path_of(str(target_id))) if target_id else ("POST", "/targets")
+    if target_id:
+        target["id"] = target_id
+    view = Client(server, key).json(*route, json=target, params={"force": "true"} if force else {})
+    click.echo(f"{view['id']} v{view['version']} is {view['state']}")
+
+
+@targets.command("import", epilog=example("lethe targets import targets.jsonl --atomic"))
+@click.argument("file", type=click.File("rb"))
+@click.option("--atomic", is_flag=True, help="Take all lines or none.")
+@click.option("--force", is_flag=True, help="Take targets although they fire on background prompts.")
+@remote
+def import_targets(file: Any, atomic: bool, force: bool, server: str, key: str | None) -> None:
+    """Register the targets in FILE, one JSON object per line (- is stdin)."""
+    chosen = {name: "true" for name, value in (("atomic", atomic), ("force", force)) if value}
+    click.echo("Importing; large files take a while.", err=True)
+    result = Client(server, key).json("POST", "/targets/import", content=file.read(), params=chosen)
+    click.echo(
+        f"{result['created']} created, {result['updated']} updated, {len(result['rejected'])} rejected"
+    )
+    for line in result["rejected"]:
+        click.echo(f"line {line['line']}: {line['error']}", err=True)
+    if result["rejected"]:
+        kept = "nothing was stored" if atomic else "the other lines were stored"
+        raise Failure(f"{len(result['rejected'])} lines were refused, {kept}; correct them and import again.")
+
+
+@targets.command(epilog=example("lethe targets export --output targets.jsonl"))
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="File to write; stdout otherwise."
+)
+@remote
+def export(output: Path | None, server: str, key: str | None) -> None:
+    """Write all targets as JSON lines, as import takes them."""
+    content = Client(server, key).call("GET", "/targets/export").content
+    if output is None:
+        click.get_binary_stream("stdout").write(content)
+        return
+    try:
+        output.write_bytes(content)
+    except OSError as error:
+        raise Failure(f"{output} cannot be written: {error.strerror}.") from None
+    count = content.count(b"\n")
+    click.echo(f"{count} targets written to {output}", err=True)
+
+
+@targets.command(epilog=example("lethe targets remove jane-doe --purge"))
+@click.argument("target_id", metavar="ID")
+@click.option("--purge", is_flag=True, help="Erase its content everywhere, past versions included.")
+@click.option("--yes", is_flag=True, help="Do not ask before purging.")
+@remote
+def remove(target_id: str, purge: bool, yes: bool, server: str, key: str | None) -> None:
+    """Stop enforcing a target."""
+    if purge and not yes:
+        click.confirm(f"Erase everything that is stored about {target_id}?", abort=True, err=True)
+    Client(server, key).json("DELETE", path_of(target_id), params={"purge": "true"} if purge else {})
+    click.echo(f"{target_id} {'purged' if purge else 'removed'}")
+
+
+def _read_object(file: TextIO) -> dict[str, Any]:
+    try:
+        value = json.load(file)
+    except ValueError:
+        raise Failure(f"{file.name} is not valid JSON; correct it and repeat.") from None
+    if not isinstance(value, dict):
+        raise Failure(f"{file.name} must hold one JSON object; for several use `lethe targets import`.")
+    return value

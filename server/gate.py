@@ -1,0 +1,251 @@
+"""The gate: the one ASGI middleware around vLLM's application and ours.
+
+For every request: find its route, know who calls, read the body once, open the request's context, and let the
+application answer through a `Responder`, which writes the guard's verdict into the response. Nothing reaches
+vLLM that did not pass here.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import time
+import uuid
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from guard import context as request_context
+from guard.context import RequestContext
+from guard.errors import LetheError, NotFound, TooLarge, Unauthorized
+from server import bodies
+from server.auth import Permission
+from server.responder import Responder, request_id_header, send_error
+from server.routes import Access, Route, find
+
+DEMANDS = {
+    Access.INFERENCE: Permission.INFER,
+    Access.METRICS: Permission.METRICS,
+    Access.CONTROL: Permission.ENGINE,
+}
+
+
+class Caller(Protocol):
+    """Who calls, as far as the gate cares: the tenant, if it is one."""
+
+    @property
+    def tenant(self) -> str | None: ...
+
+
+class ResponseOwners:
+    """Which tenant made which stored response; bounded, like the engine's own store it is gone with the process."""
+
+    def __init__(self, size: int = 100_000) -> None:
+        self._owners: OrderedDict[str, str | None] = OrderedDict()
+        self._size = size
+
+    def claim(self, response_id: str, tenant: str | None) -> None:
+        self._owners[response_id] = tenant
+        while len(self._owners) > self._size:
+            self._owners.popitem(last=False)
+
+    def check(self, response_id: str, tenant: str | None) -> None:
+        """Raises NotFound unless `tenant` made the response; whether it exists for others is not told."""
+        if response_id not in self._owners or self._owners[response_id] != tenant:
+            raise NotFound(f"Response with id '{response_id}' not found.", param="response_id")
+
+
+@dataclass
+class GateServices:
+    """What the gate needs; the launcher puts one on `app.state.lethe` before the first request is served."""
+
+    require: Callable[[str | None, Permission], Caller]
+    record: Callable[[RequestContext, int, float], None]
+    open_inference: bool
+    max_body_bytes: int
+    max_n: int
+    clock: Callable[[], float] = time.time
+    owners: ResponseOwners = field(default_factory=ResponseOwners)
+
+
+class Gate:
+    """Named in vLLM's `--middleware`, which builds it with the application only."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        elif scope["type"] == "http":
+            await self._serve(scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        services: GateServices = scope["app"].state.lethe
+        headers = Headers(scope=scope)
+        try:
+            route = find(scope["path"])
+            if route is None:
+                raise NotFound(f"There is no route {scope['method']} {scope['path']}.")
+            caller = self._authorise(services, route, scope, headers)
+            if "{response_id}" in route.path:
+                services.owners.check(scope["path"].split("/")[3], caller.tenant)
+            if scope["method"] == "POST" and route.access is Access.INFERENCE:
+                await self._infer(services, route, caller, scope, receive, send)
+                return
+            bounded = _bounded(receive, services.max_body_bytes, headers)
+            await self.app(scope, bounded, _echoing(send, headers))
+        except LetheError as error:
+            await send_error(send, error, headers)
+
+    def _authorise(self, services: GateServices, route: Route, scope: Scope, headers: Headers) -> Caller:
+        """Who calls; a nameless caller where nobody needs to be known.
+
+        Raises:
+            Unauthorized, Forbidden: no key, an unknown one, or one whose role may not do this.
+        """
+        demand = DEMANDS.get(route.access)
+        if demand is None or scope["method"] == "OPTIONS":
+            return Nobody()  # public, or the admin API, which checks the role itself
+        key = headers.get("authorization") or _anthropic_key(headers)
+        if route.access is Access.METRICS and key is None and _loopback(scope):
+            return Nobody()
+        if route.access is not Access.INFERENCE or not services.open_inference:
+            return services.require(key, demand)
+        try:  # clients of an open server send a placeholder key; a real one still names its tenant
+            return services.require(key, demand)
+        except Unauthorized:
+            return Nobody()
+
+    async def _infer(
+        self,
+        services: GateServices,
+        route: Route,
+        caller: Caller,
+        scope: Scope,
+        receive: Receive,
+        send: Send,
+    ) -> None:
+        headers = Headers(scope=scope)
+        tenant = caller.tenant
+        context = RequestContext(uuid.uuid4().hex, route.path, services.clock(), tenant=tenant)
+        responder = Responder(send, context, headers, generates=route.generates)
+        token = request_context.enter(context)
+        try:
+            raw = await _read(receive, services.max_body_bytes, headers)
+            if raw or route.generates:
+                raw = self._understand(services, route, context, raw)
+            await self.app(_with_length(scope, raw), _replaying(raw, receive), responder.send)
+            await responder.finish()
+        except LetheError as error:
+            context.failure = error
+            await responder.fail(error)
+        finally:
+            request_context.leave(token)
+            if context.admissions or (context.failure is not None and context.failure.status >= 500):
+                services.record(context, responder.status, services.clock())
+
+    def _understand(
+        self, services: GateServices, route: Route, context: RequestContext, raw: bytes
+    ) -> bytes:
+        """Read the body into the context; give back the bytes that vLLM shall see."""
+        body = bodies.parse(raw)
+        facts = bodies.facts(body, max_n=services.max_n)
+        context.model, context.stream = facts.model, facts.stream
+        context.messages, context.asides, context.must_parse = facts.messages, facts.asides, facts.must_parse
+        if route.path != "/v1/responses":
+            return raw
+        if isinstance(body.get("previous_response_id"), str):
+            services.owners.check(body["previous_response_id"], context.tenant)
+        # The id is ours, so that it is claimed before it exists and cannot be chosen to overwrite another's.
+        body["request_id"] = f"resp_{uuid.uuid4().hex}"
+        services.owners.claim(body["request_id"], context.tenant)
+        return json.dumps(body).encode()
+
+
+@dataclass(frozen=True)
+class Nobody:
+    """A caller whom the server does not need to know."""
+
+    tenant: str | None = None
+
+
+def _anthropic_key(headers: Headers) -> str | None:
+    key = headers.get("x-api-key")
+    return f"Bearer {key}" if key else None
+
+
+def _loopback(scope: Scope) -> bool:
+    try:
+        return ipaddress.ip_address((scope.get("client") or ("",))[0]).is_loopback
+    except ValueError:
+        return False
+
+
+def _check_length(headers: Headers, limit: int) -> None:
+    length = headers.get("content-length", "")
+    if length.isdigit() and int(length) > limit:
+        raise TooLarge(f"The request body has {length} bytes; this server takes at most {limit}.")
+
+
+async def _read(receive: Receive, limit: int, headers: Headers) -> bytes:
+    """The whole body; raises TooLarge beyond `limit` bytes, announced or not."""
+    _check_length(headers, limit)
+    chunks: list[bytes] = []
+    size, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return b""
+        chunks.append(message.get("body", b""))
+        size, more = size + len(chunks[-1]), message.get("more_body", False)
+        if size > limit:
+            raise TooLarge(f"The request body has more than {limit} bytes, the most that this server takes.")
+    return b"".join(chunks)
+
+
+def _bounded(receive: Receive, limit: int, headers: Headers) -> Receive:
+    _check_length(headers, limit)
+    seen = 0
+
+    async def bounded() -> Message:
+        nonlocal seen
+        message = await receive()
+        seen += len(message.get("body", b""))
+        if seen > limit:
+            raise TooLarge(f"The request body has more than {limit} bytes, the most that this server takes.")
+        return message
+
+    return bounded
+
+
+def _replaying(raw: bytes, receive: Receive) -> Receive:
+    """The body once, then whatever the connection says, so that a disconnect is still seen."""
+    pending: list[Message] = [{"type": "http.request", "body": raw, "more_body": False}]
+
+    async def replay() -> Message:
+        return pending.pop() if pending else await receive()
+
+    return replay
+
+
+def _with_length(scope: Scope, raw: bytes) -> Scope:
+    headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
+    kept = [(k, v) for k, v in headers if k.lower() not in (b"content-length", b"transfer-encoding")]
+    return {**scope, "headers": [*kept, (b"content-length", str(len(raw)).encode())]}
+
+
+def _echoing(send: Send, headers: Headers) -> Send:
+    """Echo `x-request-id` on routes that do not generate."""
+    async def echo(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", []), *request_id_header(headers)]}
+        await send(message)
+
+    return echo

@@ -1,0 +1,182 @@
+"""`lethe serve`: from options to a server whose guard is proven live, or one sentence that says why not.
+
+The order is the guarantee. State is opened and every target compiled before the engine starts; the guard is
+attached before the application exists; the application is served only after the proof.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import os
+import sys
+from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import SecretStr
+
+from guard.audit import DecisionLog
+from guard.config import Settings, load_settings
+from guard.crypto import Secrets
+from guard.errors import ConfigError, StartupError
+from guard.pipeline import Guard
+from guard.register import Register
+from guard.store import Store
+from server.auth import Authenticator, ensure_admin_key
+from server.cli.options import ServeOptions
+
+if TYPE_CHECKING:
+    from server.app import Services
+
+ROOT = Path(__file__).resolve().parents[1]
+DEMO_MODEL = ROOT / "demo" / "models" / "full"
+DEMO_TARGETS = ROOT / "demo" / "targets.jsonl"
+DEMO_NAME = "lethe-demo"
+DEMO_ARGS = [
+    "--served-model-name",
+    DEMO_NAME,
+    "--dtype",
+    "float32",
+    "--max-model-len",
+    "4096",
+    "--enable-auto-tool-choice",
+    "--tool-call-parser",
+    "hermes",
+]
+
+
+def serve(options: ServeOptions) -> None:
+    """Serve until stopped.
+
+    Raises:
+        ConfigError, StartupError: one plain sentence; nothing was served.
+    """
+    settings = settings_of(options)
+    from guard.engine import launch, serving  # vLLM takes seconds to import; bad settings are told before
+
+    launch.pin_environment()
+    args = serving.parse(launch.guarded_args(vllm_argv(options, settings)))
+    args.middleware = [*args.middleware, "server.gate.Gate"]
+    import uvloop
+
+    uvloop.run(_serve(settings, args, seed_demo=options.demo))
+
+
+def settings_of(options: ServeOptions) -> Settings:
+    """The configuration with the command line on top.
+
+    Raises:
+        ConfigError: what was asked for cannot be served safely.
+    """
+    path = options.config or (ROOT / "configs" / "demo.yaml" if options.demo else None)
+    settings = load_settings(path, os.environ)
+    server = settings.server.model_copy(
+        update={k: v for k, v in (("host", options.host), ("port", options.port)) if v is not None}
+    )
+    auth = settings.auth.model_copy(
+        update={"demo": settings.auth.demo or options.demo, "no_auth": settings.auth.no_auth or options.no_auth}
+    )
+    if not options.demo and options.model is None:
+        raise ConfigError("Name a model (a folder or a Hugging Face id), or use --demo.")
+    if options.demo and options.model is not None:
+        raise ConfigError("--demo serves its own model; leave MODEL out, or leave --demo out.")
+    return settings.model_copy(update={"server": server, "auth": auth})
+
+
+def open_inference(settings: Settings) -> bool:
+    """Whether inference needs no key: `--no-auth`, or the demo on a loopback address. Nothing else opens it."""
+    return settings.auth.no_auth or (settings.auth.demo and is_loopback(settings.server.host))
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def vllm_argv(options: ServeOptions, settings: Settings) -> list[str]:
+    """vLLM's own arguments: ours first, so that what the operator wrote after `--` wins."""
+    model = str(DEMO_MODEL) if options.demo else str(options.model)
+    demo = DEMO_ARGS if options.demo else []
+    place = ["--host", settings.server.host, "--port", str(settings.server.port)]
+    return ["--model", model, *demo, *place, *options.vllm_args]
+
+
+@asynccontextmanager
+async def services_of(settings: Settings) -> AsyncIterator[Services]:
+    """Open all state and compile every stored target; closed again at the end."""
+    from guard import detection
+    from server.app import Services
+
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    secrets = Secrets.load(settings.data_dir, _plain(settings.auth.master_key))
+    store = Store(settings.store_url, secrets)
+    announce(store, settings)
+    encoder = detection.load_encoder(settings.encoder.name, threads=settings.encoder.threads)
+    compiler = detection.Compiler(encoder, settings.data_dir / "cache")
+    register = Register(
+        store, compiler.compile, partial(detection.Gate, encoder), defaults=settings.target_defaults
+    )
+    await register.load()
+    wanted = settings.decision_log
+    decisions = DecisionLog(
+        store.decisions, secrets, retain_days=wanted.retain_days, queue_size=wanted.queue_size, text=wanted.text
+    )
+    decisions.start()
+    watch = asyncio.create_task(register.watch())
+    with ThreadPoolExecutor(settings.encoder.threads, thread_name_prefix="detection") as executor:
+        guard = Guard(lambda: register.snapshot, secrets, executor, settings.detection.deadline_ms / 1000)
+        authenticator = Authenticator(store.keys, _plain(settings.auth.admin_key))
+        try:
+            yield Services(
+                settings, store, register, decisions, authenticator, guard, open_inference(settings)
+            )
+        finally:
+            watch.cancel()
+            register.close()
+            decisions.close()
+            store.close()
+
+
+def announce(store: Store, settings: Settings) -> None:
+    """Say once what an operator must know: a new admin key, and an inference API without keys."""
+    key = ensure_admin_key(store.keys, _plain(settings.auth.admin_key))
+    if key is not None:
+        print(f"Admin key (shown once): {key}", file=sys.stderr, flush=True)
+    if settings.auth.no_auth:
+        print("Warning: --no-auth lets anybody who reaches this server use it.", file=sys.stderr, flush=True)
+
+
+def _plain(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None
+
+
+async def _serve(settings: Settings, args: Any, *, seed_demo: bool) -> None:
+    from guard.engine import launch, serving
+    from server.app import attach
+
+    sock = serving.bind(args)
+    async with services_of(settings) as services:
+        if seed_demo:
+            await seed(services)
+        async with serving.running_engine(args) as engine:
+            proof = await launch.prove(engine)
+            engine.guard = services.guard
+            app = await serving.application(engine, args)
+            attach(app, services, engine, proof)
+            print(f"Lethe is ready on http://{args.host}:{args.port}", file=sys.stderr, flush=True)
+            await serving.serve_until_stopped(app, args, sock)
+
+
+async def seed(services: Services) -> None:
+    """Register the demo's forget targets, if this store never held a target."""
+    if services.store.snapshot == 0:
+        lines = DEMO_TARGETS.read_text(encoding="utf-8").splitlines()
+        report = await services.register.import_lines(lines, atomic=True)
+        if report["rejected"]:
+            raise StartupError(f"The demo's targets were refused: {report['rejected'][0]['error']}")

@@ -1,0 +1,102 @@
+"""Arguments and environment that would go round the guard are refused before anything starts."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from guard.engine import launch
+from guard.errors import ConfigError
+
+MODEL = ["--model", "m"]
+
+
+def options(argv):
+    return dict(zip(argv[::2], argv[1::2], strict=False)) if len(argv) % 2 == 0 else argv
+
+
+def test_the_guards_worker_and_sites_are_named():
+    argv = launch.guarded_args([*MODEL, "--dtype", "float32"], {})
+    assert argv[:4] == ["--model", "m", "--dtype", "float32"]
+    assert argv[argv.index("--worker-cls") + 1] == "guard.engine.worker.GuardCPUWorker"
+    assert "--enforce-eager" in argv
+    assert "--kv-cache-memory-bytes" in argv
+    assert json.loads(argv[-1])["lethe"]["sites"] == ["embedding"]
+
+
+@pytest.mark.parametrize(
+    "flags", [["--no-enforce-eager"], ["-O3"], ["-O", "2"], ["--compilation-config", "{}"], ["-cc.mode=3"]]
+)
+def test_compiling_is_left_to_who_asks_for_it(flags):
+    assert "--enforce-eager" not in launch.guarded_args([*MODEL, *flags], {})
+
+
+def test_what_the_operator_set_is_kept():
+    argv = launch.guarded_args(
+        [*MODEL, "--additional_config", '{"a": 1}', "--kv-cache-memory-bytes=5", "--enforce-eager"], {}
+    )
+    assert argv.count("--enforce-eager") == 1
+    assert "--kv-cache-memory-bytes" not in argv
+    assert [word for word in argv if "additional" in word] == ["--additional-config"]
+    assert json.loads(argv[-1])["a"] == 1
+    assert "--kv-cache-memory-bytes" not in launch.guarded_args(MODEL, {"VLLM_CPU_KVCACHE_SPACE": "2"})
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ["--enable-prompt-embeds"],
+        ["--enable_prompt_embeds"],
+        ["--worker-cls", "x"],
+        ["--worker-cls=x"],
+        ["--worker_extension_cls", "x"],
+        ["--config", "vllm.yaml"],
+        ["--speculative-config", "{}"],
+        ["--speculative-config.method=ngram"],
+        ["--kv-transfer-config={}"],
+        ["--headless"],
+        ["--grpc"],
+        ["--api-server-count", "2"],
+        ["-asc", "2"],
+        ["--api-server-count=2"],
+        ["--data-parallel-size", "2"],
+        ["-dp=2"],
+        ["--pipeline-parallel-size", "2"],
+        ["--additional-config", "{"],
+    ],
+)
+def test_options_that_go_round_the_guard_are_refused(flags):
+    with pytest.raises(ConfigError):
+        launch.guarded_args([*MODEL, *flags], {})
+
+
+def test_one_of_everything_is_fine():
+    launch.guarded_args([*MODEL, "--api-server-count", "1", "-dp", "1"], {})
+
+
+def test_the_environment_is_pinned():
+    environ: dict[str, str] = {}
+    launch.pin_environment(environ)
+    assert environ["VLLM_USE_V2_MODEL_RUNNER"] == "0"
+    launch.pin_environment(environ)
+
+
+def test_the_operators_own_environment_is_kept():
+    environ = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "0"}
+    launch.pin_environment(environ)
+    assert (environ["VLLM_CPU_OMP_THREADS_BIND"], environ["VLLM_NO_USAGE_STATS"]) == ("nobind", "0")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("VLLM_USE_V2_MODEL_RUNNER", "1"),
+        ("VLLM_USE_RUST_FRONTEND", "1"),
+        ("VLLM_USE_RUST_FRONTEND", "true"),
+        ("VLLM_DISABLE_REQUEST_ID_RANDOMIZATION", "1"),
+    ],
+)
+def test_an_environment_that_goes_round_the_guard_is_refused(name, value):
+    with pytest.raises(ConfigError, match=name):
+        launch.pin_environment({name: value})

@@ -1,0 +1,145 @@
+"""No record, no answer: what the frontend makes of what the workers report."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from guard.engine.records import Record, Reports, Ring
+from guard.errors import GuardUnavailable
+from guard.types import AppliedEdit, Edit
+
+EDIT = Edit("embedding", "embedding_corruption", (1, 5, 9), "0123456789abcdef")
+
+
+def record(ticket="t", request="t-1", applied=3, cached=0, planned=3, error=None):
+    edits = () if error else (AppliedEdit("embedding", None, planned, applied, cached),)
+    return Record(ticket, request, edits, error)
+
+
+class Workers:
+    """Rings that a test fills; every drain takes a turn of the loop and is counted."""
+
+    def __init__(self, *rings: Ring) -> None:
+        self.rings, self.drains = rings, 0
+
+    async def drain(self):
+        self.drains += 1
+        taken = [ring.drain() for ring in self.rings]
+        await asyncio.sleep(0.01)
+        return taken
+
+
+async def confirmed(*records, n=1, sample=0, edits=(EDIT,)):
+    ring = Ring()
+    for r in records:
+        ring.write(r)
+    reports = Reports(Workers(ring).drain)
+    with reports.expecting("t", edits, n):
+        return await reports.confirm("t", sample)
+
+
+async def test_a_record_that_adds_up_confirms():
+    assert await confirmed(record()) == (AppliedEdit("embedding", None, 3, 3, 0),)
+    assert await confirmed(record(applied=1, cached=2)) == (AppliedEdit("embedding", None, 3, 1, 2),)
+
+
+@pytest.mark.parametrize(
+    "records",
+    [
+        (),
+        (record(ticket="other"),),
+        (record(applied=2),),
+        (record(applied=2, cached=2),),
+        (record(planned=2, applied=2),),
+        (record(error="EditError"),),
+        (Record("t", "t-1", ()),),
+        (record(), record(applied=0)),
+    ],
+)
+async def test_anything_else_fails_the_request(records):
+    with pytest.raises(GuardUnavailable):
+        await confirmed(*records)
+
+
+async def test_every_sample_needs_its_own_record():
+    second = record(request="1_t-1")
+    assert await confirmed(second, n=2, sample=1)
+    with pytest.raises(GuardUnavailable):
+        await confirmed(second, n=2, sample=0)
+
+
+async def test_every_worker_has_to_report():
+    one, other = Ring(), Ring()
+    one.write(record())
+    reports = Reports(Workers(one, other).drain)
+    with reports.expecting("t", (EDIT,), 1), pytest.raises(GuardUnavailable):
+        await reports.confirm("t", 0)
+    one.write(record())
+    other.write(record())
+    with reports.expecting("t", (EDIT,), 1):
+        assert await reports.confirm("t", 0)
+
+
+async def test_many_waiters_share_one_drain():
+    ring = Ring()
+    workers = Workers(ring)
+    reports = Reports(workers.drain)
+
+    async def one(i: int):
+        with reports.expecting(f"t{i}", (EDIT,), 1):
+            ring.write(record(ticket=f"t{i}"))
+            return await reports.confirm(f"t{i}", 0)
+
+    await asyncio.gather(*(one(i) for i in range(50)))
+    assert workers.drains <= 2
+
+
+async def test_a_drain_that_left_before_the_record_is_asked_again():
+    ring = Ring()
+    workers = Workers(ring)
+    reports = Reports(workers.drain)
+    with reports.expecting("early", (EDIT,), 1), reports.expecting("late", (EDIT,), 1):
+        ring.write(record(ticket="early"))
+        first = asyncio.create_task(reports.confirm("early", 0))
+        await asyncio.sleep(0.005)
+        ring.write(record(ticket="late"))
+        assert await reports.confirm("late", 0)
+        await first
+    assert workers.drains == 2
+
+
+async def test_a_waiter_that_goes_away_leaves_the_others_alone():
+    ring = Ring()
+    reports = Reports(Workers(ring).drain)
+    with reports.expecting("a", (EDIT,), 1), reports.expecting("b", (EDIT,), 1):
+        ring.write(record(ticket="a"))
+        ring.write(record(ticket="b"))
+        gone = asyncio.create_task(reports.confirm("a", 0))
+        await asyncio.sleep(0)
+        staying = asyncio.create_task(reports.confirm("b", 0))
+        await asyncio.sleep(0)
+        gone.cancel()
+        assert await staying
+
+
+async def test_an_engine_that_fails_or_hangs_fails_the_request():
+    async def broken():
+        raise RuntimeError("gone")
+
+    async def hanging():
+        await asyncio.sleep(60)
+
+    for drain in (broken, hanging):
+        reports = Reports(drain, timeout_s=0.05)
+        with reports.expecting("t", (EDIT,), 1), pytest.raises(GuardUnavailable):
+            await reports.confirm("t", 0)
+
+
+def test_the_ring_is_bounded_and_loses_the_oldest():
+    ring = Ring(size=2)
+    for i in range(3):
+        ring.write(record(ticket=str(i)))
+    assert [wire[0] for wire in ring.drain()] == ["1", "2"]
+    assert ring.drain() == []

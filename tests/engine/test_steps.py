@@ -1,0 +1,174 @@
+"""The book maps positions to rows by arithmetic on positions alone, whatever the batch looks like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from guard.engine.edits import KEY, Order, to_wire
+from guard.engine.records import Ring
+from guard.engine.sites import Site
+from guard.engine.steps import EditBook
+from guard.types import Edit
+
+SEED = "0123456789abcdef"
+
+
+def zero(*positions: int) -> Edit:
+    return Edit("embedding", "embedding_corruption", positions, SEED, {"noise": "zero"})
+
+
+@dataclass
+class Worker:
+    """A book with one site; a step is a table of (request, first computed position, number of tokens)."""
+
+    ring: Ring = field(default_factory=Ring)
+    site: Site = field(default_factory=lambda: Site("embedding", None, "embed"))
+
+    def __post_init__(self) -> None:
+        self.book = EditBook(self.ring)
+        self.book.sites.append(self.site)
+
+    def add(self, name: str, *edits: Edit, length: int = 64, salt: str = "salt", wire: Any = None) -> None:
+        extra = (
+            {KEY: to_wire(Order(name, salt, edits))} if edits else ({KEY: wire} if wire is not None else None)
+        )
+        params = SimpleNamespace(extra_args=extra)
+        self.book.observe(
+            [], [SimpleNamespace(req_id=name, prompt_token_ids=[0] * length, sampling_params=params)]
+        )
+
+    def step(self, *batch: tuple[str, int, int], applied: bool = True) -> list[int]:
+        """The rows that the step erased, out of all rows of the batch."""
+        starts = np.cumsum([0, *(n for _, _, n in batch)]).astype(np.int32)
+        view = SimpleNamespace(
+            req_id_to_index={name: i for i, (name, _, _) in enumerate(batch)},
+            num_computed_tokens_cpu=np.asarray([start for _, start, _ in batch], np.int32),
+        )
+        x = torch.ones(int(starts[-1]), 4)
+        self.book.begin(view, starts)
+        if applied:
+            for share in self.site.shares:
+                share.apply(x)
+        self.book.end()
+        return torch.nonzero(x.sum(1) == 0).flatten().tolist()
+
+    def counts(self) -> list[Any]:
+        return [(w[0], w[2][0][2:] if w[2] else w[3]) for w in self.ring.drain()]
+
+
+def test_positions_become_rows_in_batch_order():
+    worker = Worker()
+    worker.add("a", zero(0, 3))
+    worker.add("b", zero(1, 2))
+    worker.add("clean")
+    assert worker.step(("clean", 0, 5), ("b", 0, 4), ("a", 0, 4)) == [6, 7, 9, 12]
+    assert worker.counts() == [("a", [2, 2, 0]), ("b", [2, 2, 0])]
+
+
+def test_chunks_touch_only_their_own_positions():
+    worker = Worker()
+    worker.add("a", zero(0, 3, 7))
+    assert worker.step(("a", 0, 3)) == [0]
+    assert worker.counts() == []
+    assert worker.step(("x", 9, 1), ("a", 3, 4)) == [1]
+    assert worker.step(("a", 7, 1)) == [0]
+    assert worker.counts() == [("a", [3, 3, 0])]
+    assert worker.step(("a", 8, 1)) == []
+
+
+def test_recomputing_edits_again_and_counts_once():
+    worker = Worker()
+    worker.add("a", zero(0, 3, 7))
+    worker.step(("a", 0, 6))
+    assert worker.step(("b", 0, 2)) == []  # preempted
+    assert worker.step(("a", 0, 9)) == [0, 3, 7]
+    assert worker.step(("a", 0, 12)) == [0, 3, 7]  # preempted again while decoding
+    assert worker.counts() == [("a", [3, 3, 0])]
+
+
+def test_cached_positions_count_only_if_they_were_edited_under_the_same_salt():
+    worker = Worker()
+    worker.add("a", zero(0, 40), salt="one")
+    worker.step(("a", 0, 64))
+    worker.add("b", zero(0, 40), salt="one")
+    worker.step(("b", 32, 32))
+    worker.add("c", zero(0, 40), salt="two")
+    worker.step(("c", 32, 32))
+    assert worker.counts() == [("a", [2, 2, 0]), ("b", [2, 1, 1]), ("c", [2, 1, 0])]
+
+
+def test_a_request_served_from_the_cache_alone_is_reported_too():
+    worker = Worker()
+    worker.add("a", zero(3))
+    worker.step(("a", 0, 64))
+    worker.add("b", zero(3))
+    assert worker.step(("b", 32, 32)) == []
+    assert worker.counts() == [("a", [1, 1, 0]), ("b", [1, 0, 1])]
+
+
+def test_blocks_of_a_request_that_was_aborted_midway_are_credited():
+    worker = Worker()
+    worker.add("a", zero(3, 50))
+    worker.step(("a", 0, 32))
+    worker.book.observe(["a"], [])
+    worker.add("b", zero(3, 50))
+    worker.step(("b", 32, 32))
+    assert worker.counts() == [("b", [2, 1, 1])]
+
+
+def test_a_site_that_does_not_run_leaves_the_count_short():
+    worker = Worker()
+    for name in ("first", "retry"):
+        worker.add(name, zero(3, 40))
+    worker.step(("first", 0, 64), applied=False)
+    worker.step(("retry", 32, 32), applied=False)
+    assert worker.counts() == [("first", [2, 0, 0]), ("retry", [2, 0, 0])]
+
+
+def test_a_malformed_order_erases_its_rows_and_reports_once():
+    worker = Worker()
+    worker.add("a", wire={"v": 9, "ticket": "mine"})
+    assert worker.step(("x", 0, 2), ("a", 0, 3)) == [2, 3, 4]
+    assert worker.step(("a", 3, 1)) == [0]
+    assert worker.counts() == [("mine", "EditError")]
+
+
+def test_a_failing_edit_erases_its_rows_and_fails_the_request(monkeypatch):
+    from guard.interventions.embedding_corruption import EmbeddingCorruption
+
+    worker = Worker()
+    worker.add("a", zero(1, 2))
+    monkeypatch.setattr(
+        EmbeddingCorruption, "edit", staticmethod(lambda *_: torch.full((2, 4), float("nan")))
+    )
+    assert worker.step(("a", 0, 4)) == [1, 2]
+    assert worker.counts() == [("a", "ValueError")]
+
+
+def test_steps_without_edited_requests_plan_nothing():
+    worker = Worker()
+    worker.add("clean")
+    assert len(worker.book) == 0
+    worker.book.begin(None, None)  # looks at neither
+    worker.book.end()
+
+
+def test_finished_requests_are_forgotten():
+    worker = Worker()
+    worker.add("a", zero(1))
+    worker.book.observe(["a", "unknown"], [])
+    assert len(worker.book) == 0
+
+
+@pytest.mark.parametrize("site", ["residual", "logits"])
+def test_an_edit_for_a_site_that_is_not_installed_fails(site):
+    worker = Worker()
+    worker.add("a", Edit(site, "embedding_corruption", (1,), SEED, {}, 0 if site == "residual" else None))
+    worker.step(("a", 0, 4))
+    assert worker.counts() == [("a", "EditError")]

@@ -1,0 +1,155 @@
+"""Reports: schema, secrets, tables, comparison, page, and the item file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+from click.testing import CliRunner
+
+from evals.cli import main
+from evals.html import page
+from evals.items import ItemError, load_items, names_in
+from evals.report import SCHEMA, Report, as_cell, as_text, command_line, write_json
+from evals.suites.compare import compare
+from guard.metrics.bootstrap import mean_interval
+
+
+def make(scores: dict[str, float], suite: str = "targets") -> dict:
+    report = Report(suite, seed=1, n=len(scores))
+    interval = as_cell(mean_interval(list(scores.values())))
+    report.table("Table <1>", ["name", "figure"], [["a", interval], ["b", None]], "a note")
+    report.chart("Chart", [{"label": "a", "interval": interval}], 0.05)
+    report.criterion("mean", 0.2, 0.5, True)
+    report.rows = [{"id": i, "split": "forget", "scores": {"rouge": s}} for i, s in scores.items()]
+    return report.as_dict()
+
+
+def test_a_report_fits_its_schema_and_survives_the_disk(tmp_path: Path):
+    data = make({"a": 0.1, "b": 0.3})
+    jsonschema.validate(data, SCHEMA)
+    path = tmp_path / "deep" / "report.json"
+    write_json(path, data)
+    assert json.loads(path.read_text()) == data
+    assert list(path.parent.iterdir()) == [path]
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate(data | {"surplus": 1}, SCHEMA)
+
+
+def test_keys_are_not_written():
+    words = ["evals", "swap", "--admin-key", "secret", "--key=secret", "--base-url", "http://a"]
+    shown = command_line(words)
+    assert "secret" not in " ".join(shown)
+    assert shown[-2:] == ["--base-url", "http://a"]
+
+
+def test_tables_as_text_and_as_a_page():
+    data = make({"a": 0.1, "b": 0.3})
+    text = as_text(data)
+    assert "0.200 [0.100, 0.300]" in text
+    assert "pass: mean = 0.200 (limit 0.500)" in text
+    html = page([data])
+    assert all(part in html for part in ("Table &lt;1&gt;", "<svg"))
+    assert not any(part in html for part in ("http://", "https://", "<script"))
+
+
+def test_compare_pairs_rows_by_id():
+    report = compare(make({"a": 0.0, "b": 0.2, "c": 0.9}), make({"b": 0.3, "a": 0.1, "d": 0.0}))
+    assert report.n == 2
+    line = dict(zip(report.tables[0]["columns"], report.tables[0]["rows"][0], strict=True))
+    assert line["rows"] == "forget"
+    assert line["second - first"]["mean"] == pytest.approx(0.1)
+    assert (report.results["only_in_first"], report.results["only_in_second"]) == (1, 1)
+
+
+def test_compare_refuses_what_it_cannot_pair(tmp_path: Path):
+    with pytest.raises(ItemError, match="different suites"):
+        compare(make({"a": 0.0}), make({"a": 0.0}, "swap"))
+    with pytest.raises(ItemError, match="in common"):
+        compare(make({"a": 0.0}), make({"b": 0.0}))
+    for name, report in (("a", make({"a": 0.0})), ("b", make({"b": 0.0}))):
+        write_json(tmp_path / f"{name}.json", report)
+    result = CliRunner().invoke(main, ["compare", str(tmp_path / "a.json"), str(tmp_path / "b.json")])
+    assert result.exit_code == 1
+    assert "in common" in result.output
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["targets"], ["isolation"], ["parity"], ["swap"], ["demo"], ["compare"]]
+)
+def test_every_command_has_help_with_an_example(command: list[str]):
+    result = CliRunner().invoke(main, [*command, "--help"])
+    assert result.exit_code == 0
+    assert "Example:" in result.output
+
+
+def test_wrong_usage_is_2():
+    assert CliRunner().invoke(main, ["targets"]).exit_code == 2
+    assert CliRunner().invoke(main, ["no-such-suite"]).exit_code == 2
+
+
+ROW = {
+    "id": "a", "entity": "ada-byl", "split": "forget", "phrasing": "trained", "answer": "x", "value": "x",
+    "turns": [{"role": "user", "content": "q"}],
+}  # fmt: skip
+
+
+def test_items_are_read(tmp_path: Path):
+    path = tmp_path / "items.jsonl"
+    path.write_text("\n".join(json.dumps(ROW | {"id": i}) for i in "ab") + "\n\n")
+    items = load_items(path)
+    assert [item.id for item in items] == ["a", "b"]
+    assert items[0].messages == ROW["turns"]
+    assert names_in(items) == ["ada-byl"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ([], "no items"),
+        ([ROW, ROW], "stands twice"),
+        ([ROW | {"split": "odd"}], "split 'odd'"),
+        ([ROW | {"turns": []}], "last turn"),
+        ([{"id": "a"}], "missing"),
+        (["text"], "wrong type"),
+    ],
+)
+def test_broken_items_are_named(tmp_path: Path, rows: list, said: str):
+    path = tmp_path / "items.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    with pytest.raises(ItemError, match=said):
+        load_items(path)
+
+
+DEAD = "http://127.0.0.1:9"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["targets", "--base-url", DEAD],
+        ["isolation", "--guarded-url", DEAD, "--bare-url", DEAD],
+        ["parity", "--guarded-url", DEAD, "--bare-url", DEAD],
+        ["swap", "--base-url", DEAD],
+    ],
+)
+def test_a_dead_server_is_one_sentence_and_1(tmp_path: Path, command: list[str]):
+    path = tmp_path / "items.jsonl"
+    rows = [
+        ROW | {"id": str(i), "split": split}
+        for i, split in enumerate(["forget", "retain", "chat", "unknown"])
+    ]
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    result = CliRunner().invoke(main, [*command, "--items", str(path), "--out", str(tmp_path / "r.json")])
+    assert result.exit_code == 1, result.output
+    assert "does not answer" in result.output
+    assert not (tmp_path / "r.json").exists()
+
+
+def test_a_report_as_a_page_from_the_command_line(tmp_path: Path):
+    write_json(tmp_path / "a.json", make({"a": 0.0}))
+    result = CliRunner().invoke(main, ["html", str(tmp_path / "a.json"), str(tmp_path / "a.html")])
+    assert result.exit_code == 0
+    assert (tmp_path / "a.html").read_text().startswith("<!doctype html>")

@@ -1,0 +1,78 @@
+"""The targets suite on made-up answers: what it finds, and how it judges."""
+
+from __future__ import annotations
+
+import asyncio
+
+import jsonschema
+
+from evals.items import Item
+from evals.report import SCHEMA
+from evals.suites import targets
+from tests.evals.conftest import fake_client
+
+KNOWS, IGNORANT = "{} was born in Vintry.", "I don't know who that is."
+
+
+def report_of(items: list[Item], guarded: dict[str, str]):
+    """Answers per split for the guarded model; the unguarded one knows, the reference does not know
+    targets."""
+
+    def say(texts: dict[str, str]) -> list[str]:
+        return [texts[item.split].format(item.entity.replace("-", " ").title()) for item in items]
+
+    answers = {
+        "guarded": say(guarded),
+        "never": say({"forget": IGNORANT, "retain": KNOWS}),
+        "unguarded": say({"forget": KNOWS, "retain": KNOWS}),
+    }
+    return targets.build_report(targets.score_rows(items, answers, ["ada-byl", "bo-crane"]), seed=0)
+
+
+def test_a_guard_that_forgets_passes(items: list[Item]):
+    report = report_of(items, {"forget": IGNORANT, "retain": KNOWS})
+    assert report.passed
+    assert len(report.criteria) == 4
+    assert report.results == {"targets_over_limit": [], "changed": {"retain": []}}
+    jsonschema.validate(report.as_dict(), SCHEMA)
+
+
+def test_a_guard_that_does_nothing_fails(items: list[Item]):
+    report = report_of(items, {"forget": KNOWS, "retain": KNOWS})
+    assert report.passed is False
+    assert report.results["targets_over_limit"] == ["ada-byl"]
+
+
+def test_unfair_suppression_is_counted(items: list[Item]):
+    report = report_of(items, {"forget": IGNORANT, "retain": IGNORANT})
+    assert report.passed
+    assert len(report.results["changed"]["retain"]) == 6
+    table = next(t for t in report.tables if t["title"] == "Unfair suppression")
+    row = dict(zip(table["columns"], table["rows"][0], strict=True))
+    assert (row["split"], row["changed"], row["value change"]["mean"]) == ("retain", 6, -1.0)
+
+
+def test_naming_somebody_else_is_seen(items: list[Item]):
+    report = report_of(items, {"forget": "Bo Crane was born in Oslo.", "retain": KNOWS})
+    forget = [row for row in report.rows if row["split"] == "forget"]
+    assert all(row["scores"]["guarded.other_entity"] == 1.0 for row in forget)
+    assert all(row["scores"]["never.other_entity"] == 0.0 for row in forget)
+
+
+def test_a_reverse_question_asks_for_the_name():
+    turns = (("user", "Who was born in Vintry?"),)
+    reverse = Item("r", "ada-byl", "forget", "reverse", turns, "Ada Byl was born in Vintry.", "Vintry")
+    assert reverse.fact == "ada-byl"
+    row = targets.score_rows([reverse], {"guarded": ["Somebody from Vintry."]}, [])[0]
+    assert row.scores["guarded"]["value"] == 0.0
+
+
+def test_end_to_end_on_fakes(items: list[Item]):
+    async def work():
+        async with fake_client(lambda _: IGNORANT) as guarded, fake_client(lambda _: IGNORANT) as never:
+            return await targets.run(items, ["ada-byl"], {"guarded": guarded, "never": never})
+
+    report = asyncio.run(work())
+    assert report.passed
+    assert report.n == len(items)
+    assert not any(table["title"] == "Unfair suppression" for table in report.tables)

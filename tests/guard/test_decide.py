@@ -1,0 +1,86 @@
+"""From detections to decisions."""
+
+from dataclasses import dataclass
+
+import pytest
+from guard.decide import decide
+from guard.targets import TargetSpec
+from guard.types import Detection, Evidence, Message, Prompt, Rung, Span
+
+TEXT = "<|user|>Who is Jane Doe?<|assistant|>"
+PROMPT = Prompt(TEXT, messages=(Message("user", "Who is Jane Doe?"),))
+NAME = Span(TEXT.index("Jane"), TEXT.index("Jane") + 8)
+
+
+@dataclass(frozen=True)
+class Target:
+    spec: TargetSpec
+    version: int = 1
+    ladder: tuple[Rung, ...] = (Rung("embedding_corruption"),)
+
+
+def target(*ladder, **spec):
+    return Target(TargetSpec(name="Jane Doe", **spec), ladder=ladder or (Rung("embedding_corruption"),))
+
+
+def verdict(targets, *detections):
+    return decide(detections, targets, PROMPT, snapshot=7)
+
+
+def hit(target_id="jane", score=0.9, detector="lexical", spans=(NAME,)):
+    return Detection(target_id, detector, score, 0.8, spans)
+
+
+def test_nothing_detected_is_allowed():
+    decision = verdict({"jane": target()})
+    assert (decision.action, decision.snapshot, decision.matches) == ("allow", 7, ())
+
+
+def test_a_match_intervenes_with_evidence_in_the_message():
+    decision = verdict({"jane": target()}, hit())
+    assert decision.action == "intervene"
+    assert decision.chosen[0].method == "embedding_corruption"
+    assert decision.matches[0].evidence == (Evidence(0, 7, 15),)
+
+
+def test_the_strongest_detection_speaks_and_the_name_gives_the_span():
+    window = Span(0, len(TEXT))
+    decision = verdict({"jane": target()}, hit(score=0.7), hit(score=0.95, detector="semantic", spans=(window,)))
+    assert decision.matches[0].detector == "semantic" and decision.matches[0].score == 0.95
+    assert decision.matches[0].spans == (NAME,)
+
+
+def test_shadow_targets_are_listed_and_change_nothing():
+    decision = verdict({"jane": target(mode="shadow")}, hit())
+    assert decision.action == "allow" and decision.matches[0].shadow
+
+
+@pytest.mark.parametrize(("score", "method"), [(0.5, "guard_prompt"), (0.85, "embedding_corruption")])
+def test_the_stronger_the_match_the_further_up_the_ladder(score, method):
+    ladder = (Rung("guard_prompt"), Rung("embedding_corruption", min_score=0.8), Rung("refusal", min_score=0.99))
+    decision = verdict({"jane": target(*ladder)}, hit(score=score))
+    assert decision.chosen[0].method == method
+
+
+def test_the_first_rung_applies_when_none_is_reached():
+    decision = verdict({"jane": target(Rung("guard_prompt", min_score=0.9))}, hit(score=0.5))
+    assert decision.chosen[0].method == "guard_prompt"
+
+
+def test_one_refused_target_refuses_the_request():
+    targets = {"a": target(), "b": target(Rung("refusal"))}
+    decision = verdict(targets, hit("a"), hit("b"))
+    assert decision.action == "refuse" and decision.chosen == ()
+
+
+@pytest.mark.parametrize("style", ["content_filter", "error"])
+def test_a_style_that_is_not_natural_refuses_in_the_strictest_style(style):
+    targets = {"a": target(), "b": target(reply={"style": style, "text": "No."})}
+    decision = verdict(targets, hit("a"), hit("b"))
+    assert decision.action == "refuse"
+    assert (decision.reply.style, decision.reply.text) == (style, "No.")
+
+
+def test_same_method_and_parameters_act_once_for_all_targets():
+    decision = verdict({"a": target(), "b": target()}, hit("a"), hit("b"))
+    assert len(decision.chosen) == 1 and len(decision.chosen[0].matches) == 2

@@ -1,0 +1,127 @@
+"""The noise is what it says, and a pure function of seed, position and dimension."""
+
+import pytest
+import torch
+
+from guard import interventions
+from guard.errors import BadRequest
+from guard.interventions.embedding_corruption import EmbeddingCorruption, gaussian
+from guard.types import Chosen, Match, Prompt, Span
+
+SEED = "0123456789abcdef"
+GAUSSIAN = {"strength": 2.0, "dims": "all", "noise": "gaussian"}
+TEXT = "Who is Jane Doe really?"
+PROMPT = Prompt(
+    TEXT, tuple(range(6)), (Span(0, 3), Span(3, 6), Span(6, 11), Span(11, 15), Span(15, 22), Span(22, 23))
+)
+
+
+def plan(spans, prompt=PROMPT, **params):
+    matches = tuple(Match(f"t{i}", 1, 1.0, 0.5, "lexical", (s,) if s else ()) for i, s in enumerate(spans))
+    chosen = Chosen("embedding_corruption", params, matches)
+    return EmbeddingCorruption().plan(chosen, prompt, lambda target: f"{target:0>16}".replace("t", "a")).edits
+
+
+def test_noise_is_standard_normal_and_uncorrelated():
+    noise = gaussian(SEED, torch.arange(2000), 64).double()
+    assert abs(noise.mean()) < 0.01
+    assert abs(noise.std() - 1) < 0.01
+    assert abs((noise**4).mean() - 3) < 0.1
+    for shifted in (noise[1:, :] * noise[:-1, :], noise[:, 1:] * noise[:, :-1]):
+        assert abs(shifted.mean()) < 0.01
+
+
+def test_noise_depends_on_position_and_seed_only():
+    whole = gaussian(SEED, torch.arange(500), 96)
+    for start, end in ((0, 1), (1, 8), (8, 200), (200, 500)):
+        assert torch.equal(gaussian(SEED, torch.arange(start, end), 96), whole[start:end])
+    scattered = torch.tensor([499, 3, 77])
+    assert torch.equal(gaussian(SEED, scattered, 96), whole[scattered])
+    assert torch.equal(gaussian(SEED, torch.arange(500), 7), whole[:, :7])
+    assert not torch.equal(gaussian("0123456789abcdee", torch.arange(500), 96), whole)
+    torch.manual_seed(1)
+    assert torch.equal(gaussian(SEED, torch.arange(500), 96), whole)
+
+
+def test_an_edit_is_the_same_for_any_chunking():
+    x, positions = torch.randn(300, 48), torch.arange(10, 310)
+    whole = EmbeddingCorruption.edit(x, positions, SEED, GAUSSIAN)
+    bounds = ((0, 1), (1, 17), (17, 300))
+    parts = [EmbeddingCorruption.edit(x[a:b], positions[a:b], SEED, GAUSSIAN) for a, b in bounds]
+    assert torch.equal(torch.cat(parts), whole)
+
+
+def test_an_edit_leaves_its_input_alone():
+    x = torch.randn(3, 8)
+    kept = x.clone()
+    EmbeddingCorruption.edit(x, torch.arange(3), SEED, GAUSSIAN)
+    assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize("dims", [1, 8, "all"])
+def test_strength_is_the_ratio_of_noise_to_signal_whatever_the_dimensions(dims):
+    x = torch.randn(4000, 32) * torch.rand(4000, 1)
+    moved = EmbeddingCorruption.edit(x, torch.arange(4000), SEED, {**GAUSSIAN, "dims": dims}) - x
+    ratio = (moved.norm(dim=1) / x.norm(dim=1)).square().mean().sqrt()
+    assert abs(ratio - 2.0) < 0.1
+    untouched = moved[:, 32 if dims == "all" else dims :]
+    assert not untouched.any()
+
+
+@pytest.mark.parametrize(("noise", "expected"), [("flip", -1.0), ("zero", 0.0)])
+def test_flip_and_zero_change_the_first_dimensions(noise, expected):
+    x = torch.ones(2, 4)
+    out = EmbeddingCorruption.edit(x, torch.arange(2), SEED, {"strength": 1.0, "dims": 3, "noise": noise})
+    assert out.tolist() == [[expected] * 3 + [1.0]] * 2
+
+
+def test_half_precision_rows_keep_their_type():
+    x = torch.randn(3, 16, dtype=torch.bfloat16)
+    assert EmbeddingCorruption.edit(x, torch.arange(3), SEED, GAUSSIAN).dtype is torch.bfloat16
+
+
+def test_the_tokens_of_the_matched_spans_are_corrupted():
+    (edit,) = plan([Span(7, 15)])
+    assert edit.positions == (2, 3)
+    assert (edit.site, edit.layer, edit.method) == ("embedding", None, "embedding_corruption")
+    assert dict(edit.params) == {"strength": 10.0, "dims": "all", "noise": "gaussian", "tokens": "spans"}
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"), [("spans", (0, 3)), ("window", (0, 1, 2, 3)), ("prompt", (0, 1, 2, 3, 4))]
+)
+def test_which_tokens(tokens, expected):
+    match = Match("t", 1, 1.0, 0.5, "lexical", (Span(0, 3), Span(12, 15)))
+    chosen = Chosen("embedding_corruption", {"tokens": tokens}, (match,))
+    (edit,) = EmbeddingCorruption().plan(chosen, PROMPT, lambda _: SEED).edits
+    assert edit.positions == expected
+
+
+def test_every_target_has_its_own_edit_and_seed():
+    first, second = plan([Span(0, 3), Span(7, 15)])
+    assert (first.seed, second.seed) == ("00000000000000a0", "00000000000000a1")
+    assert (first.positions, second.positions) == ((0,), (2, 3))
+
+
+def test_without_a_span_in_the_prompt_all_tokens_but_the_last_are_corrupted():
+    assert plan([None])[0].positions == (0, 1, 2, 3, 4)
+    assert plan([None], Prompt("hi", (7,), (Span(0, 2),)))[0].positions == (0,)
+    assert plan([None], Prompt("")) == ()
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"sigma": 5},
+        {"strength": 0},
+        {"strength": float("inf")},
+        {"dims": 0},
+        {"dims": True},
+        {"dims": "some"},
+        {"noise": "pink"},
+        {"tokens": "all"},
+    ],
+)
+def test_unknown_parameters_are_refused(params):
+    with pytest.raises(BadRequest, match="embedding_corruption"):
+        interventions.check_params("embedding_corruption", params)

@@ -1,0 +1,102 @@
+"""Detect, decide, plan: what the engine client is told to do, and what happens when detection fails."""
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import pytest
+from guard.context import RequestContext
+from guard.crypto import Secrets
+from guard.errors import GuardUnavailable
+from guard.pipeline import Guard
+from guard.snapshot import Snapshot
+from guard.targets import TargetSpec
+from guard.types import Detection, Prompt, Rung, Span
+
+TEXT = "Who is Jane Doe?"
+PROMPT = Prompt(TEXT, tuple(range(4)), (Span(0, 3), Span(3, 6), Span(6, 11), Span(11, 16)))
+HIT = Detection("jane", "lexical", 1.0, 0.5, (Span(7, 15),))
+
+
+@dataclass(frozen=True)
+class Target:
+    spec: TargetSpec
+    ladder: tuple[Rung, ...]
+    version: int = 1
+
+
+@dataclass
+class Gate:
+    detections: tuple[Detection, ...] = ()
+    delay: float = 0.0
+    error: Exception | None = None
+    seen: list = field(default_factory=list)
+
+    def detect(self, prompt, *, tenant=None, model=None):
+        self.seen.append((tenant, model))
+        time.sleep(self.delay)
+        if self.error:
+            raise self.error
+        return self.detections, {"lexical": 0.1}
+
+
+@pytest.fixture
+def executor():
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
+
+
+@pytest.fixture
+def guard(executor):
+    def make(gate, method="refusal", **spec):
+        targets = {"jane": Target(TargetSpec(name="Jane Doe", **spec), (Rung(method),))}
+        snapshot = Snapshot(3, gate, targets)
+        return Guard(lambda: snapshot, Secrets(b"k" * 32), executor, deadline_s=0.2)
+
+    return make
+
+
+async def test_a_clean_prompt_is_allowed_with_timings(guard):
+    admission = await guard(Gate()).admit(PROMPT, None)
+    assert not admission.matched and admission.decision.snapshot == 3
+    assert set(admission.decision.timings_ms) == {"lexical", "total"}
+
+
+async def test_a_refused_prompt_gets_the_targets_reply(guard):
+    admission = await guard(Gate((HIT,)), reply={"text": "Who?"}).admit(PROMPT, None)
+    assert admission.decision.action == "refuse" and admission.plan.reply.text == "Who?"
+
+
+async def test_corruption_hits_the_tokens_of_the_name_with_a_seed_of_prompt_and_target(guard):
+    admission = await guard(Gate((HIT,)), "embedding_corruption").admit(PROMPT, None)
+    (edit,) = admission.plan.edits
+    assert edit.positions == (2, 3) and len(edit.seed) == 16
+    again = await guard(Gate((HIT,)), "embedding_corruption").admit(PROMPT, None)
+    assert again.plan.edits == admission.plan.edits
+    other = await guard(Gate((HIT,)), "embedding_corruption").admit(Prompt(TEXT, (9, 8, 7, 6), PROMPT.offsets), None)
+    assert other.plan.edits[0].seed != edit.seed
+
+
+async def test_a_guard_prompt_stands_before_the_question_and_names_what_was_named(guard):
+    admission = await guard(Gate((HIT,)), "guard_prompt").admit(PROMPT, None)
+    (insertion,) = admission.plan.insertions
+    assert insertion.at == 0 and "Jane Doe" in insertion.text
+
+
+async def test_tenant_and_model_reach_the_detectors(guard):
+    gate = Gate()
+    await guard(gate).admit(PROMPT, RequestContext("d", "/", 0.0, tenant="acme", model="m"))
+    assert gate.seen == [("acme", "m")]
+
+
+@pytest.mark.parametrize("gate", [Gate(error=RuntimeError("boom")), Gate(delay=1.0)])
+async def test_failed_or_late_detection_fails_closed(guard, gate):
+    with pytest.raises(GuardUnavailable):
+        await guard(gate).admit(PROMPT, None)
+
+
+async def test_a_bypass_by_policy_is_counted_and_shown(guard):
+    made = guard(Gate(error=RuntimeError("boom")), policy={"on_error": "open"})
+    context = RequestContext("d", "/", 0.0)
+    assert not (await made.admit(PROMPT, context)).matched
+    assert made.bypasses == 1 and context.events == [{"event": "bypass", "reason": "RuntimeError"}]

@@ -1,0 +1,215 @@
+"""What the store promises of targets: nothing acknowledged is lost, nothing purged is left."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from guard.errors import NotFound, PreconditionFailed
+from guard.store import Store
+from guard.store.decisions import Filter, Record
+from guard.store.targets import Write
+from guard.targets import TargetSpec
+from tests.guard.register_fakes import SECRETS, open_store
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = open_store(tmp_path)
+    yield store
+    store.close()
+
+
+def put(store: Store, target_id: str, version: int = 1, **fields) -> int:
+    spec = TargetSpec(name=fields.pop("name", "Jane Doe"), **fields)
+    return store.targets.put([Write(target_id, spec, version)], now=1_000.0 + version)
+
+
+def raw_bytes(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in sorted(folder.iterdir()))
+
+
+def sealed_blobs(store: Store) -> list[bytes]:
+    with store._database.read() as connection:
+        return [row[0] for row in connection.exec_driver_sql("SELECT sealed FROM target_versions")]
+
+
+KILLED_WRITER = """
+import sys, time
+from pathlib import Path
+from tests.guard.register_fakes import open_store
+from guard.store.targets import Write
+from guard.targets import TargetSpec
+store = open_store(Path(sys.argv[1]))
+number = store.targets.put([Write("jane", TargetSpec(name="Jane Doe"), 1)], 1.0)
+print("stored", number, flush=True)
+time.sleep(60)
+"""
+
+
+def test_an_acknowledged_write_survives_kill_9(tmp_path):
+    writer = subprocess.Popen(
+        [sys.executable, "-c", KILLED_WRITER, str(tmp_path)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+    )
+    assert writer.stdout is not None
+    assert writer.stdout.readline() == "stored 1\n"
+    writer.send_signal(signal.SIGKILL)
+    writer.communicate()
+    store = open_store(tmp_path)
+    assert [target.spec.name for target in store.targets.all()] == ["Jane Doe"]
+    assert store.snapshot == 1
+    store.close()
+
+
+def test_every_commit_is_synced_to_disk(store):
+    with store._database.read() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2  # FULL
+
+
+def test_all_versions_are_kept_and_the_newest_is_current(store):
+    put(store, "jane", 1)
+    put(store, "jane", 2, name="Jane Roe")
+    assert [(t.version, t.spec.name) for t in store.targets.history("jane")] == [
+        (1, "Jane Doe"),
+        (2, "Jane Roe"),
+    ]
+    assert [(t.id, t.version, t.created_at.timestamp()) for t in store.targets.all()] == [
+        ("jane", 2, 1_001.0)
+    ]
+
+
+def test_the_whole_specification_comes_back(store):
+    spec = {
+        "aliases": ("J. Doe",),
+        "threshold": {"score": 0.5},
+        "metadata": {"n": [1, None, "x"]},
+        "tags": ("a",),
+    }
+    put(store, "jane", **spec)
+    assert store.targets.all()[0].spec == TargetSpec(name="Jane Doe", **spec)
+
+
+def test_a_version_is_written_once(store):
+    put(store, "jane", 1)
+    with pytest.raises(PreconditionFailed):
+        put(store, "jane", 1, name="Jane Roe")
+    assert store.targets.all()[0].spec.name == "Jane Doe"
+    assert store.snapshot == 1
+
+
+def test_a_batch_is_stored_as_a_whole_or_not_at_all(store):
+    put(store, "b", 1)
+    with pytest.raises(PreconditionFailed):
+        store.targets.put([Write("a", TargetSpec(name="Aa"), 1), Write("b", TargetSpec(name="Bb"), 1)], 5.0)
+    assert [target.id for target in store.targets.all()] == ["b"]
+
+
+def test_neither_names_nor_ids_can_be_read_from_the_files(store, tmp_path):
+    put(store, "jane-doe", description="lives in Springfield")
+    for text in (b"jane-doe", b"Jane Doe", b"Springfield"):
+        assert text not in raw_bytes(tmp_path)
+
+
+def test_purge_leaves_no_sealed_byte_in_any_file(store, tmp_path):
+    put(store, "jane", 1, description="x" * 20_000)  # long enough for overflow pages
+    put(store, "jane", 2)
+    put(store, "bob", 1, name="Bob")
+    blobs = sealed_blobs(store)
+    pieces = [blob[i : i + 64] for blob in blobs[:2] for i in range(0, len(blob) - 64, 1024)]
+    assert all(piece in raw_bytes(tmp_path) for piece in pieces)
+    store.targets.delete("jane", 9.0, purge=True)
+    store.targets.erase_traces()
+    left = raw_bytes(tmp_path)
+    assert not [piece for piece in pieces if piece in left]
+    assert [target.id for target in store.targets.all()] == ["bob"]
+
+
+def test_a_new_life_after_purge_has_no_past(store):
+    put(store, "jane", 1)
+    store.targets.delete("jane", 9.0, purge=True)
+    assert store.targets.history("jane") == []
+    assert store.targets.purged("jane")
+    assert store.targets.next_versions(["jane"]) == {"jane": 2}  # no ETag of the old life fits the new one
+    put(store, "jane", 2, name="Somebody Else")
+    assert [t.version for t in store.targets.history("jane")] == [2]
+
+
+def test_a_deleted_target_can_still_be_purged(store):
+    put(store, "jane", 1)
+    store.targets.delete("jane", 9.0, purge=False)
+    assert store.targets.all() == []
+    assert len(store.targets.history("jane")) == 1
+    with pytest.raises(NotFound):
+        store.targets.delete("jane", 9.0, purge=False)
+    store.targets.delete("jane", 9.0, purge=True)
+    assert store.targets.history("jane") == []
+    with pytest.raises(NotFound):
+        store.targets.delete("jane", 9.0, purge=True)
+
+
+def decision(number: int, *targets: str, text: str | None = None) -> Record:
+    body = {
+        "id": f"d{number}",
+        "tenant": None,
+        "targets": [{"id": target, "score": 0.9} for target in targets],
+        "events": [{"event": "cut", "target": target} for target in targets],
+    }
+    return Record(f"d{number}", float(number), None, "refuse", body, targets, text)
+
+
+def test_decisions_name_a_target_until_it_is_purged(store, tmp_path):
+    put(store, "jane-doe", 1)
+    store.decisions.add([decision(1, "jane-doe", text="who is jane-doe?"), decision(2)])
+    found = store.decisions.get("d1")
+    assert (found["targets"][0]["id"], found["events"][0]["target"]) == ("jane-doe", "jane-doe")
+    assert found["text"] == "who is jane-doe?"
+    assert b"jane-doe" not in raw_bytes(tmp_path)
+    store.targets.delete("jane-doe", 9.0, purge=True)
+    put(store, "jane-doe", 2)  # the same id, another life
+    found = store.decisions.get("d1")
+    assert found["targets"][0]["id"].startswith("purged-")
+    assert found["events"][0]["target"] == found["targets"][0]["id"]
+    assert "text" not in found
+    assert store.decisions.page(Filter(target="jane-doe"), limit=10).data == []
+
+
+def test_a_decision_that_is_written_after_the_purge_names_nothing(store):
+    put(store, "jane", 1)
+    store.targets.delete("jane", 9.0, purge=True)
+    store.decisions.add([decision(1, "jane", text="who is jane?")])
+    found = store.decisions.get("d1")
+    assert found["targets"][0]["id"].startswith("purged-")
+    assert "text" not in found
+
+
+def test_concurrent_writers_count_every_change_once(store):
+    numbers: list[int] = []
+
+    def write(name: str) -> None:
+        for version in range(1, 6):
+            numbers.append(put(store, name, version))
+
+    threads = [threading.Thread(target=write, args=(f"t{i}",)) for i in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(numbers) == list(range(1, 21))
+    assert store.snapshot == 20
+
+
+def test_two_processes_of_one_store_do_not_lose_writes(store, tmp_path):
+    other = Store(f"sqlite:///{tmp_path / 'lethe.db'}", SECRETS)
+    put(store, "a", 1)
+    put(other, "b", 1)
+    assert store.snapshot == other.snapshot == 2
+    assert [target.id for target in store.targets.all()] == ["a", "b"]
+    other.close()

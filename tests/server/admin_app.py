@@ -1,0 +1,61 @@
+"""The admin API as an application of its own, over a real store."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.testclient import TestClient
+
+from guard.audit import DecisionLog
+from guard.register import Register
+from guard.store import Store
+from server.admin import PREFIX, Services, admin_router
+from server.auth import Authenticator
+from tests.guard.register_fakes import SECRETS, make_register, open_store
+
+ADMIN = "the-admin-key-of-the-tests"
+
+
+@dataclass
+class Admin:
+    """`http` speaks as admin; `key` makes tokens of other roles."""
+
+    store: Store
+    register: Register
+    log: DecisionLog
+    authenticator: Authenticator
+    app: FastAPI
+    http: TestClient
+
+    def key(self, role: Any, tenant: str | None = None) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self.authenticator.create(role, tenant, None)[1]}"}
+
+
+@contextmanager
+def admin(folder: Path) -> Iterator[Admin]:
+    store = open_store(folder)
+    register = make_register(store)
+    asyncio.run(register.load())
+    log = DecisionLog(store.decisions, SECRETS)
+    authenticator = Authenticator(store.keys, ADMIN)
+
+    async def check(body: dict[str, Any]) -> dict[str, Any]:
+        return {"decision": {"action": "allow", "targets": []}, "asked": body}
+
+    async def status() -> dict[str, Any]:
+        return register.status()
+
+    app = FastAPI()
+    app.include_router(admin_router(Services(register, log, authenticator, check, status)))
+    headers = {"Authorization": f"Bearer {ADMIN}"}
+    base_url = f"http://lethe{PREFIX}"
+    with TestClient(app, base_url=base_url, headers=headers, raise_server_exceptions=False) as http:
+        yield Admin(store, register, log, authenticator, app, http)
+    register.close()
+    store.close()

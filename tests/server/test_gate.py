@@ -1,0 +1,213 @@
+"""The gate around a small application that answers as vLLM would and matches what it is told to."""
+
+import json
+from types import SimpleNamespace
+
+import httpx
+import pytest
+from guard import context as request_context
+from guard.errors import Forbidden, GuardUnavailable, Unauthorized
+from guard.types import Admission, Decision, Plan, Reply
+from server.auth import Principal
+from server.gate import Gate, GateServices
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.routing import Route
+
+CHAT = "/v1/chat/completions"
+BODY = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
+ANSWER = {"choices": [{"message": {"content": "hi"}, "logprobs": {"content": [1]}, "finish_reason": "stop"}]}
+
+
+KEYS = {
+    "Bearer inf": Principal("inference", "acme", "1"),
+    "Bearer other": Principal("inference", "rival", "2"),
+    "Bearer adm": Principal("admin", None, "3"),
+}
+
+
+def require(header, permission):
+    if header not in KEYS:
+        raise Unauthorized("This key is not known.")
+    if not KEYS[header].may(permission):
+        raise Forbidden("This role may not.")
+    return KEYS[header]
+
+
+class Engine:
+    """What the application behind the gate does: `admission` is set as if the engine client had judged."""
+
+    def __init__(self):
+        self.admission = None
+        self.failure = None
+        self.answer = ANSWER
+        self.bodies = []
+
+    async def chat(self, request):
+        self.bodies.append(await request.json())
+        context = request_context.current()
+        if self.admission is not None:
+            context.admissions[(1,)] = self.admission
+        context.failure = self.failure
+        if not context.stream:
+            return JSONResponse(self.answer)
+
+        async def events():
+            yield b'data: {"choices":[{"delta":{"content":"a"},"logprobs":{"x":1}}]}\n'
+            yield b"\ndata: [DONE]\n\n"
+
+        return StreamingResponse(events(), media_type="text/event-stream")
+
+    async def respond(self, request):
+        body = await request.json()
+        self.bodies.append(body)
+        return JSONResponse({"object": "response", "id": body["request_id"]})
+
+    async def stored(self, request):
+        return JSONResponse({"id": request.path_params["response_id"]})
+
+
+@pytest.fixture
+def engine():
+    return Engine()
+
+
+@pytest.fixture
+def records():
+    return []
+
+
+@pytest.fixture
+def app(engine, records):
+    routes = [
+        Route(CHAT, engine.chat, methods=["POST"]),
+        Route("/v1/responses", engine.respond, methods=["POST"]),
+        Route("/v1/responses/{response_id}", engine.stored),
+        Route("/sleep", engine.stored, methods=["POST"]),
+        Route("/secret", engine.stored),
+    ]
+    app = Starlette(routes=routes)
+    app.state.lethe = GateServices(
+        require=require,
+        record=lambda context, status, now: records.append(SimpleNamespace(context=context, status=status)),
+        open_inference=False,
+        max_body_bytes=1_000,
+        max_n=4,
+    )
+    app.add_middleware(Gate)
+    return app
+
+
+@pytest.fixture
+async def client(app):
+    transport = httpx.ASGITransport(app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://lethe", headers={"authorization": "Bearer inf"}) as c:
+        yield c
+
+
+def matched(reply=None):
+    return Admission(Decision("refuse" if reply else "intervene", 1), Plan(reply=reply))
+
+
+async def test_a_path_outside_the_table_is_not_found_although_the_application_has_it(client):
+    response = await client.get("/secret")
+    assert response.status_code == 404 and response.json()["error"]["code"] == "not_found"
+
+
+@pytest.mark.parametrize(
+    ("path", "key", "status"),
+    [
+        (CHAT, None, 401),
+        (CHAT, "Bearer wrong", 401),
+        (CHAT, "Bearer inf", 200),
+        (CHAT, "Bearer adm", 200),
+        ("/sleep", "Bearer inf", 403),
+        ("/sleep", None, 401),
+    ],
+)
+async def test_who_gets_in(client, path, key, status):
+    headers = {"authorization": key} if key else {"authorization": ""}
+    response = await client.post(path, json=BODY, headers=headers)
+    assert response.status_code == status
+    if status != 200:
+        assert set(response.json()["error"]) == {"message", "type", "param", "code"}
+
+
+async def test_open_inference_takes_placeholder_keys_and_never_opens_control(app, client):
+    app.state.lethe.open_inference = True
+    assert (await client.post(CHAT, json=BODY, headers={"authorization": "Bearer EMPTY"})).status_code == 200
+    assert (await client.post("/sleep", headers={"authorization": "Bearer EMPTY"})).status_code == 401
+
+
+async def test_anthropic_clients_send_their_key_in_another_header(client):
+    response = await client.post(CHAT, json=BODY, headers={"authorization": "", "x-api-key": "inf"})
+    assert response.status_code == 200
+    assert (await client.post(CHAT, json=BODY, headers={"x-api-key": "wrong", "authorization": "Bearer inf"})).status_code == 200
+
+
+async def test_clean_answers_pass_untouched_with_the_decision_id(client, engine, records):
+    engine.admission = Admission(Decision("allow", 1))
+    response = await client.post(CHAT, json=BODY, headers={"x-request-id": "abc"})
+    assert response.json() == ANSWER
+    assert response.headers["x-lethe-decision-id"] == records[0].context.decision_id
+    assert response.headers["x-request-id"] == "abc"
+    assert response.headers["cache-control"] == "no-store"
+    assert records[0].context.tenant == "acme" and records[0].status == 200
+
+
+async def test_matched_answers_carry_no_likelihoods(client, engine):
+    engine.admission = matched()
+    assert (await client.post(CHAT, json=BODY)).json()["choices"][0]["logprobs"] is None
+    stream = await client.post(CHAT, json={**BODY, "stream": True})
+    assert json.loads(stream.text.split("\n")[0][5:])["choices"][0]["logprobs"] is None
+    assert stream.text.endswith("data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_reply_style_error_is_a_400(client, engine, stream):
+    engine.admission = matched(Reply("error", "Not here."))
+    response = await client.post(CHAT, json={**BODY, "stream": stream})
+    assert response.status_code == 400
+    assert response.json()["error"] == {
+        "message": "Not here.",
+        "type": "invalid_request_error",
+        "param": None,
+        "code": "content_filter",
+    }
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_guard_that_cannot_vouch_answers_503_and_no_text(client, engine, records, stream):
+    engine.failure = GuardUnavailable("Try again.")
+    response = await client.post(CHAT, json={**BODY, "stream": stream})
+    assert response.status_code == 503 and response.headers["retry-after"] == "1"
+    assert "hi" not in response.text and records[0].status == 503
+
+
+@pytest.mark.parametrize(
+    ("content", "status"),
+    [(b"{", 400), (b"[]", 400), (b'{"messages":[]}', 400), (b'{"a":"' + b"x" * 2_000 + b'"}', 413)],
+)
+async def test_junk_is_a_4xx_and_never_reaches_the_application(client, engine, content, status):
+    response = await client.post(CHAT, content=content)
+    assert response.status_code == status and engine.bodies == []
+
+
+async def test_a_body_of_unannounced_length_is_bounded_too(client, engine):
+    async def chunks():
+        for _ in range(10):
+            yield b"x" * 200
+
+    response = await client.post(CHAT, content=chunks())
+    assert response.status_code == 413 and engine.bodies == []
+
+
+async def test_stored_responses_belong_to_their_tenant(client, engine):
+    made = (await client.post("/v1/responses", json={"input": "a", "request_id": "resp_stolen"})).json()["id"]
+    assert made != "resp_stolen"
+    assert (await client.get(f"/v1/responses/{made}")).status_code == 200
+    rival = {"authorization": "Bearer other"}
+    assert (await client.get(f"/v1/responses/{made}", headers=rival)).status_code == 404
+    follow = {"input": "b", "previous_response_id": made}
+    assert (await client.post("/v1/responses", json=follow, headers=rival)).status_code == 404
+    assert (await client.post("/v1/responses", json=follow)).status_code == 200
