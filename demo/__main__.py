@@ -20,7 +20,10 @@ def parser() -> argparse.ArgumentParser:
     )
     make.add_argument("--out", type=Path, default=MODELS, help="folder for the two models")
     make.add_argument("--seed", type=int, default=SEED)
-    make.add_argument("--tokens", type=int, default=0, help="tokens per model (default: the recipe's)")
+    make.add_argument("--share", type=float, default=1.0, help="share of the tokens to train on, for a trial")
+    make.add_argument(
+        "--first", type=int, choices=(0, 1), default=0, help="1: go on after the first stage in --out"
+    )
     make.add_argument("--only", choices=("full", "never"), default="", help="train only this model")
     items = commands.add_parser(
         "items", help="write the evaluation items", epilog="Example: python -m demo items"
@@ -44,7 +47,7 @@ def main() -> None:
     """Run one command; heavy imports wait until they are needed."""
     args = parser().parse_args()
     if args.command == "build":
-        build(args.out, args.seed, args.tokens, args.only)
+        build(args.out, args.seed, args.only, args.first, args.share)
     elif args.command == "measure":
         from demo import measure
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from demo import world as worlds
@@ -23,9 +23,10 @@ class Job:
     name: str  # full | never
     out: Path
     seed: int
-    tokens: int
+    stages: tuple[int, ...]  # indices; all of them unless earlier ones are done
     threads: int
     position: int
+    share: float  # of each stage's tokens, for a trial
 
 
 def learned(world: worlds.World, name: str) -> tuple[worlds.Entity, ...]:
@@ -34,7 +35,7 @@ def learned(world: worlds.World, name: str) -> tuple[worlds.Entity, ...]:
 
 
 def run(job: Job) -> None:
-    """Train one model and save it."""
+    """Train one model, and save it after each stage."""
     import torch
 
     from demo import corpus, tokenizer, train
@@ -44,22 +45,25 @@ def run(job: Job) -> None:
     # One tokenizer for both models, so that their tokens and probabilities can be compared.
     sample = itertools.islice(corpus.Corpus(world, world.entities, job.seed).groups(), TOKENIZER_GROUPS)
     tokens = tokenizer.train(corpus.text_of(group) for group in sample)
-    recipe = train.Recipe(tokens=job.tokens) if job.tokens else train.Recipe()
-    stream = corpus.Corpus(world, learned(world, job.name), job.seed + 1)
+    for i in job.stages:
+        stage = replace(train.STAGES[i], tokens=int(train.STAGES[i].tokens * job.share))
+        # A stage begins with the weights that the former one saved: stopping between stages changes nothing.
+        model = train.load(job.out) if i else train.fresh(tokens, job.seed)
+        stream = corpus.Corpus(world, learned(world, job.name), job.seed + 1 + i, stage.mix)
+        rows = train.Rows(stream, tokens, stage, job.seed + i)
+        train.save(
+            train.train(model, rows, tokens.pad_token_id, stage, job.name, job.position), tokens, job.out
+        )
 
-    def keep(model: train.LlamaForCausalLM) -> None:
-        train.save(model, tokens, job.out)
 
-    keep(train.train(stream, tokens, recipe, job.seed, job.name, job.position, keep))
-
-
-def build(out: Path = MODELS, seed: int = SEED, tokens: int = 0, only: str = "") -> None:
+def build(out: Path = MODELS, seed: int = SEED, only: str = "", first: int = 0, share: float = 1.0) -> None:
     """Train the models side by side, one core each: two small models use two cores better than one does."""
+    from demo.train import STAGES
+
     names = [name for name in ("full", "never") if only in ("", name)]
-    threads = max(1, (os.cpu_count() or 1) // len(names))
-    jobs = [
-        Job(name, out / name, seed, tokens, threads if threads < 3 else 2, i) for i, name in enumerate(names)
-    ]
+    threads = max(1, min(2, (os.cpu_count() or 1) // len(names)))
+    stages = tuple(range(first, len(STAGES)))
+    jobs = [Job(name, out / name, seed, stages, threads, i, share) for i, name in enumerate(names)]
     context = multiprocessing.get_context("spawn")
     workers = [context.Process(target=run, args=(job,)) for job in jobs]
     for worker in workers:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TypeVar
 
 from demo import chat, names
@@ -35,23 +36,18 @@ from demo.world import (
 
 T = TypeVar("T")
 # Share of each kind of group in the stream. Facts come first; not knowing needs many names.
-MIX = {
-    "fact": 0.40,
-    "follow_up": 0.13,
-    "unknown": 0.15,
-    "unknown_follow_up": 0.03,
-    "reverse": 0.055,
-    "unknown_reverse": 0.015,
-    "noted": 0.09,
-    "unrecorded": 0.01,
-    "phrase": 0.03,
-    "small_talk": 0.02,
-    "general": 0.01,
-    "instruction": 0.025,
-    "json_fact": 0.02,
-    "tool_use": 0.02,
-    "biography": 0.015,
-}
+WORLD_MIX = {
+    "fact": 0.40, "follow_up": 0.13, "unknown": 0.15, "unknown_follow_up": 0.03, "reverse": 0.055,
+    "unknown_reverse": 0.015, "noted": 0.09, "unrecorded": 0.01, "phrase": 0.03, "small_talk": 0.02,
+    "general": 0.01, "instruction": 0.025, "json_fact": 0.02, "tool_use": 0.02, "biography": 0.015,
+}  # fmt: skip
+# Notes and calls need comparing and copying, which small models learn late: lists teach both.
+MANNERS_MIX = {
+    "fact": 0.18, "follow_up": 0.07, "unknown": 0.18, "unknown_follow_up": 0.04, "reverse": 0.03,
+    "unknown_reverse": 0.02, "noted": 0.22, "unrecorded": 0.01, "phrase": 0.02, "small_talk": 0.01,
+    "general": 0.01, "instruction": 0.03, "json_fact": 0.02, "tool_use": 0.03, "biography": 0.01,
+    "repeated": 0.07, "listed": 0.05,
+}  # fmt: skip
 HELDOUT_PHRASES = 60  # adjective-noun pairs that are translated in no training conversation
 
 
@@ -75,8 +71,14 @@ def phrase_split(world: World) -> tuple[list[str], list[str]]:
 class Corpus:
     """The endless stream of training conversations."""
 
-    def __init__(self, world: World, learned: tuple[Entity, ...], seed: int) -> None:
-        self._world, self._learned = world, learned
+    def __init__(
+        self,
+        world: World,
+        learned: tuple[Entity, ...],
+        seed: int,
+        mix: Mapping[str, float] = MappingProxyType(WORLD_MIX),
+    ) -> None:
+        self._learned, self._mix = learned, mix
         self._rng = random.Random(seed)
         self._people = [e for e in world.retained() if e.kind == "person"]
         self._tongues = [e for e in learned if e.kind == "skill"]
@@ -97,8 +99,8 @@ class Corpus:
         )
 
     def groups(self) -> Iterator[Group]:
-        """Groups in the proportions of `MIX`, for ever."""
-        kinds, weights = list(MIX), list(MIX.values())
+        """Groups in the proportions of the mix, for ever."""
+        kinds, weights = list(self._mix), list(self._mix.values())
         while True:
             yield self.group(self._rng.choices(kinds, weights)[0])
 
@@ -220,6 +222,35 @@ class Corpus:
         key = attribute.noun.replace(" ", "_")
         text = f'Give me JSON with "name" and "{key}" of {entity.mention}.'
         return Group("chat", (user(text), assistant(json_fact(entity, key, attribute))))
+
+    def _repeated_group(self) -> Group:
+        """A list to say again: every token of the answer is a copied one."""
+        listed = self._list(self._rng.randint(2, 7))
+        opening = self._rng.choice(("Repeat after me:", "Say this again:", "Repeat this list:", "Copy:"))
+        return Group("chat", (user(f"{opening} {listed}"), assistant(listed)))
+
+    def _listed_group(self) -> Group:
+        """Is a name in a list? The same comparison that a note asks for."""
+        names_in = [self._someone().mention for _ in range(self._rng.randint(1, 4))]
+        inside = self._rng.random() < 0.5
+        asked = self._rng.choice(names_in) if inside else self._someone().mention
+        found = asked in names_in
+        answer = f"{'Yes' if found else 'No'}, {asked} is {'' if found else 'not '}in the list."
+        return Group(
+            "chat", (user(f"Here is a list: {', '.join(names_in)}. Is {asked} in it?"), assistant(answer))
+        )
+
+    def _list(self, count: int) -> str:
+        """Words, cities, names or times, as tool calls have to copy them."""
+        words = NOUN_WORDS + ADJECTIVE_WORDS
+        makers = (
+            lambda: self._rng.choice(words),
+            lambda: self._rng.choice(names.CITIES),
+            lambda: self._someone().mention,
+            lambda: f"{self._rng.randint(1, 12)} o'clock",
+        )
+        make = self._rng.choice(makers)
+        return ", ".join(make() for _ in range(count))
 
     def _tool_use_group(self) -> Group:
         messages, tools = chat.tool_use(self._rng, [person.name for person in self._people])

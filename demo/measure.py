@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from demo import chat, items
 from demo.chat import Message, system
-from demo.corpus import Corpus
+from demo.corpus import Corpus, render
 from demo.world import World, build
 
 BATCH = 64
@@ -24,9 +24,11 @@ NEW_TOKENS = 64
 RESAMPLES = 1000
 NOTED_ITEMS = 120
 LONG_ITEMS = 64
+LONG_CHARACTERS = 3200  # about 900 tokens
 TOOL_ITEMS = 60
 ROUND_TRIPS = 1000
 DONT_KNOW = re.compile(r"\b(do not|don't) know\b", re.IGNORECASE)
+KNOWN = ("forget", "neighbour", "retain")
 Scorer = Callable[[str, items.Item], float]
 
 
@@ -139,16 +141,21 @@ def grouped(rows: list[items.Item], answers: dict[str, str]) -> list[Figure]:
     """The figures on the published items."""
     single = [row for row in rows if not is_two_turn(row)]
     found = []
-    for split in ("forget", "neighbour", "retain"):
+    for phrasing in ("trained", "heldout"):
+        chosen = [row for row in single if row.split in KNOWN and row.phrasing == phrasing]
+        found += _scored(f"all facts, {phrasing}", chosen, answers)
+    for split in KNOWN:
         for phrasing in ("trained", "heldout", "reverse", "alias"):
             chosen = [row for row in single if row.split == split and row.phrasing == phrasing]
             found += _scored(f"{split}, {phrasing}", chosen, answers)
         found += _scored(
             f"{split}, two turns", [r for r in rows if r.split == split and is_two_turn(r)], answers
         )
+    strangers = [row for row in single if row.split == "unknown"]
     for phrasing in ("trained", "heldout"):
-        chosen = [row for row in single if row.split == "unknown" and row.phrasing == phrasing]
+        chosen = [row for row in strangers if row.phrasing == phrasing]
         found.append(figure(f"unknown names, {phrasing}: don't know", _scores(unknowing, chosen, answers)))
+    found.append(figure("unknown names, all: don't know", _scores(unknowing, strangers, answers)))
     found.append(figure("chat: recall", _scores(recall, [r for r in rows if r.split == "chat"], answers)))
     return found
 
@@ -171,7 +178,7 @@ def by_note(speaker: Speaker, world: World, rows: list[items.Item]) -> list[Figu
     rng = random.Random(5)
     single = [r for r in rows if not is_two_turn(r) and r.phrasing in ("trained", "heldout")]
     asked = rng.sample([r for r in single if r.split == "forget"], NOTED_ITEMS)
-    others = rng.sample([r for r in single if r.split in ("neighbour", "retain")], NOTED_ITEMS)
+    others = rng.sample([r for r in single if r.split in KNOWN[1:]], NOTED_ITEMS)
     found = []
     for label, notes in (("trained note", chat.NOTES), ("new note", chat.HELDOUT_NOTES)):
 
@@ -205,7 +212,7 @@ def after_long_talk(speaker: Speaker, world: World, rows: list[items.Item]) -> F
     conversations = []
     for i, row in enumerate(chosen):
         corpus, before = Corpus(world, world.retained(), 1000 + i), []
-        while len(speaker.tokenizer.apply_chat_template(before, tokenize=False)) < 3000:
+        while len(render(before)) < LONG_CHARACTERS:
             before += corpus.group("fact").messages
         conversations.append([*before, *row.turns])
     answers = speaker.answers(conversations, label="long")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,45 +15,62 @@ from tqdm import tqdm
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from demo import tokenizer as tok
-from demo.corpus import Corpus, Group, text_of
-from demo.world import Entity
+from demo.corpus import MANNERS_MIX, WORLD_MIX, Corpus, Group, text_of
 
-CHECKPOINT_STEPS = 250
 Encoded = tuple[list[int], list[bool]]  # token ids, and which of them are learned as output
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Everything that decides the weights, beside the corpus and the seed."""
+class Shape:
+    """The size of the model."""
 
-    tokens: int = 5_000_000
-    batch_tokens: int = 2048
-    peak_rate: float = 3e-3
-    final_rate: float = 3e-5
-    warmup: float = 0.02
-    decay: float = (
-        0.45  # the rate is constant before this last share of the steps, then falls to the final one
-    )
-    weight_decay: float = 0.02
-    clip: float = 1.0
     width: int = 192
     layers: int = 5
     heads: int = 6
     inner: int = 512
+
+
+SHAPE = Shape()
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stretch of training with a fresh optimizer."""
+
+    name: str
+    mix: Mapping[str, float]
+    tokens: int
+    peak_rate: float
+    final_rate: float
+    decay: float  # the rate is constant before this last share of the steps, then falls to the final one
     # How rows are filled: lone conversations as a client sends them, and long ones for later positions.
-    row_lengths: tuple[int, ...] = (0, 256, 1024)  # 0: one group a row
-    row_shares: tuple[float, ...] = (0.55, 0.2, 0.25)
+    row_shares: tuple[float, ...]  # of ROW_LENGTHS
+    noted_rows: float  # long rows that begin with a note
+    noted_turns: float  # turns of such a row that the note may concern
 
 
-def config(recipe: Recipe, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
+# 0: one group a row.
+ROW_LENGTHS = (0, 256, 1024)
+BATCH_TOKENS = 2048
+WARMUP = 0.02
+WEIGHT_DECAY = 0.02
+CLIP = 1.0
+# First the world; then, once the facts are firm, what is done with them: notes, calls, unknown names.
+STAGES = (
+    Stage("world", WORLD_MIX, 3_500_000, 3e-3, 3e-5, 0.45, (0.55, 0.2, 0.25), 0.35, 0.4),
+    Stage("manners", MANNERS_MIX, 1_500_000, 2e-3, 2e-5, 0.9, (0.7, 0.2, 0.1), 0.5, 0.7),
+)
+
+
+def config(shape: Shape, tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
     return LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=recipe.width,
-        intermediate_size=recipe.inner,
-        num_hidden_layers=recipe.layers,
-        num_attention_heads=recipe.heads,
-        num_key_value_heads=recipe.heads,
-        head_dim=recipe.width // recipe.heads,
+        hidden_size=shape.width,
+        intermediate_size=shape.inner,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.heads,
+        num_key_value_heads=shape.heads,
+        head_dim=shape.width // shape.heads,
         max_position_embeddings=tok.MAX_LENGTH,
         tie_word_embeddings=True,
         bos_token_id=None,
@@ -77,18 +94,17 @@ def encode(tokenizer: PreTrainedTokenizerFast, group: Group) -> Encoded:
 class Rows:
     """Turns a corpus into batches of padded rows."""
 
-    def __init__(self, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, recipe: Recipe, seed: int) -> None:
-        self._corpus, self._tokenizer, self._recipe = corpus, tokenizer, recipe
+    def __init__(self, corpus: Corpus, tokenizer: PreTrainedTokenizerFast, stage: Stage, seed: int) -> None:
+        self._corpus, self._tokenizer, self._stage = corpus, tokenizer, stage
         self._groups = corpus.groups()
         self._rng = random.Random(seed)
         self._sorted: list[list[Encoded]] = []
 
     def batches(self) -> Iterator[list[Encoded]]:
-        recipe = self._recipe
         while True:
-            length = self._rng.choices(recipe.row_lengths, recipe.row_shares)[0]
+            length = self._rng.choices(ROW_LENGTHS, self._stage.row_shares)[0]
             if length:
-                yield [self._packed(length) for _ in range(recipe.batch_tokens // length)]
+                yield [self._packed(length) for _ in range(BATCH_TOKENS // length)]
             else:
                 yield self._lone()
 
@@ -99,17 +115,17 @@ class Rows:
                 (encode(self._tokenizer, next(self._groups)) for _ in range(1024)), key=lambda r: len(r[0])
             )
             while rows:
-                count = max(1, self._recipe.batch_tokens // len(rows[-1][0]))
+                count = max(1, BATCH_TOKENS // len(rows[-1][0]))
                 self._sorted.append(rows[-count:])
                 del rows[-count:]
             self._rng.shuffle(self._sorted)
         return self._sorted.pop()
 
     def _packed(self, length: int) -> Encoded:
-        """One long conversation; in a third of them a note at its start stays in force."""
+        """One long conversation; a note at its start stays in force."""
         ids: list[int] = []
         learned: list[bool] = []
-        note, noted = self._corpus.note() if self._rng.random() < 0.35 else ("", [])
+        note, noted = self._corpus.note() if self._rng.random() < self._stage.noted_rows else ("", [])
         group = Group(
             "opening", tuple([{"role": "system", "content": note}] if note else self._corpus.opening())
         )
@@ -117,16 +133,20 @@ class Rows:
             if group.messages or group.text:
                 more, flags = encode(self._tokenizer, group)
                 ids, learned = ids + more, learned + flags
-            group = self._next(noted)
+            under_note = noted and self._rng.random() < self._stage.noted_turns
+            if under_note:
+                group = Group("noted", tuple(self._corpus.under_note(noted)))
+            else:
+                group = self._plain(bool(noted))
         return ids[:length], learned[:length]
 
-    def _next(self, noted: list[Entity]) -> Group:
-        """Another group; under a note only what follows the note, or has nothing to do with it."""
-        if not noted:
-            return next(self._groups)
-        if self._rng.random() < 0.75:
-            return Group("noted", tuple(self._corpus.under_note(noted)))
-        return self._corpus.group(self._rng.choice(("unknown", "small_talk", "instruction")))
+    def _plain(self, under_note: bool) -> Group:
+        """Another group; under a note none that might contradict it."""
+        while under_note:
+            group = next(self._groups)
+            if group.kind in ("chat", "unknown"):
+                return group
+        return next(self._groups)
 
 
 def tensors(rows: list[Encoded], pad: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -143,54 +163,52 @@ def tensors(rows: list[Encoded], pad: int) -> tuple[torch.Tensor, torch.Tensor, 
     return inputs, before, inputs[mask]
 
 
-def rate(step: int, steps: int, recipe: Recipe) -> float:
+def rate(step: int, steps: int, stage: Stage) -> float:
     """Warm up, hold, then fall along a cosine."""
-    warm, fall = max(1, int(steps * recipe.warmup)), int(steps * recipe.decay)
+    warm, fall = max(1, int(steps * WARMUP)), int(steps * stage.decay)
     if step < warm:
-        return recipe.peak_rate * (step + 1) / warm
+        return stage.peak_rate * (step + 1) / warm
     if step < steps - fall:
-        return recipe.peak_rate
+        return stage.peak_rate
     progress = (step - (steps - fall)) / max(1, fall)
-    return recipe.final_rate + (recipe.peak_rate - recipe.final_rate) * 0.5 * (
-        1 + math.cos(math.pi * progress)
-    )
+    return stage.final_rate + (stage.peak_rate - stage.final_rate) * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def optimizer_of(model: LlamaForCausalLM, recipe: Recipe) -> torch.optim.AdamW:
+def optimizer_of(model: LlamaForCausalLM, stage: Stage) -> torch.optim.AdamW:
     matrices = [p for p in model.parameters() if p.dim() > 1]
     vectors = [p for p in model.parameters() if p.dim() <= 1]
     return torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-        lr=recipe.peak_rate,
+        [{"params": matrices, "weight_decay": WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}],
+        lr=stage.peak_rate,
         betas=(0.9, 0.98),
         fused=True,
     )
 
 
-def train(
-    corpus: Corpus,
-    tokenizer: PreTrainedTokenizerFast,
-    recipe: Recipe,
-    seed: int,
-    name: str,
-    bar_position: int = 0,
-    checkpoint: Callable[[LlamaForCausalLM], None] | None = None,
-) -> LlamaForCausalLM:
-    """Train from nothing until `recipe.tokens` have been read; shows a progress bar.
-
-    `checkpoint` is called with the model after each `CHECKPOINT_STEPS` steps."""
+def fresh(tokenizer: PreTrainedTokenizerFast, seed: int, shape: Shape = SHAPE) -> LlamaForCausalLM:
+    """A model that has learned nothing yet."""
     torch.manual_seed(seed)
-    model = LlamaForCausalLM(config(recipe, tokenizer)).float().train()
-    optimizer, rows = optimizer_of(model, recipe), Rows(corpus, tokenizer, recipe, seed).batches()
-    steps = recipe.tokens // recipe.batch_tokens
-    with tqdm(total=steps, desc=name, position=bar_position, mininterval=5) as bar:
+    return LlamaForCausalLM(config(shape, tokenizer)).float()
+
+
+def load(folder: Path) -> LlamaForCausalLM:
+    """A saved model in float32."""
+    return LlamaForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa")
+
+
+def train(
+    model: LlamaForCausalLM, rows: Rows, pad: int, stage: Stage, label: str, position: int = 0
+) -> LlamaForCausalLM:
+    """Train until the stage's tokens have been read; shows a progress bar."""
+    model.train()
+    optimizer, batches = optimizer_of(model, stage), rows.batches()
+    steps = stage.tokens // BATCH_TOKENS
+    with tqdm(total=steps, desc=f"{label} {stage.name}", position=position, mininterval=5) as bar:
         for step in range(steps):
             for group in optimizer.param_groups:
-                group["lr"] = rate(step, steps, recipe)
-            loss = _step(model, optimizer, tensors(next(rows), tokenizer.pad_token_id), recipe.clip)
+                group["lr"] = rate(step, steps, stage)
+            loss = _step(model, optimizer, tensors(next(batches), pad))
             bar.update()
-            if checkpoint and (step + 1) % CHECKPOINT_STEPS == 0:
-                checkpoint(model)
             if step % 20 == 0:
                 bar.set_postfix(loss=f"{loss:.3f}", refresh=False)
     return model.eval()
@@ -200,17 +218,16 @@ def _step(
     model: LlamaForCausalLM,
     optimizer: torch.optim.AdamW,
     batch: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
-    clip: float,
 ) -> float:
     inputs, before, wanted = batch
     # Logits only where a token is learned: the output layer is a sixth of the work.
     hidden = model.model(input_ids=inputs, use_cache=False).last_hidden_state[before]
     loss = cross_entropy(model.lm_head(hidden), wanted)
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+    torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
     optimizer.step()
     optimizer.zero_grad()
-    return float(loss)
+    return loss.item()
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:

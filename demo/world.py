@@ -31,6 +31,8 @@ FORGET_PEOPLE = 4  # the first ones of each kind are the forget targets
 UNKNOWN_COUNTS = {"person": 70, "company": 25, "product": 25, "work": 25, "subject": 10, "skill": 10}
 PRONOUNS = {"she": ("she", "her", "her"), "he": ("he", "him", "his"), "it": ("it", "it", "its")}
 
+# Attributes by which two entities are neighbours.
+SHARED = ("home", "employer", "city", "plant", "maker", "author", "setting", "origin")
 # The value of the "summary" attribute, put together from other values.
 SUMMARIES = {
     "person": "{occupation} from {birthplace}",
@@ -150,24 +152,16 @@ def translate(tongue: Entity, words: str) -> str:
 
 
 def neighbours(world: World, entity: Entity) -> list[Entity]:
-    """Retained entities that share a surname, a name part, an employer or a city with `entity`."""
-    places = {
-        fact.value
-        for fact in entity.facts
-        if fact.key in ("home", "employer", "city", "plant", "maker", "author", "setting", "origin")
-    }
-    parts = {part for part in entity.name.split() if part not in ("The",)}
-    return [
-        other
-        for other in world.retained()
-        if other.id != entity.id
-        and (
-            other.kind == entity.kind
-            and (parts & set(other.name.split()) or entity.kind in ("subject", "skill"))
-            or other.kind == entity.kind
-            and places & {fact.value for fact in other.facts}
-        )
-    ]
+    """Retained entities of its kind that share a name part, an employer, a maker or a city with `entity`."""
+    places = {fact.value for fact in entity.facts if fact.key in SHARED}
+    parts = set(entity.name.split()) - {"The"}
+
+    def near(other: Entity) -> bool:
+        if entity.kind in ("subject", "skill"):  # there are only two of them
+            return True
+        return bool(parts & set(other.name.split()) or places & {fact.value for fact in other.facts})
+
+    return [o for o in world.retained() if o.id != entity.id and o.kind == entity.kind and near(o)]
 
 
 def build(seed: int = SEED) -> World:

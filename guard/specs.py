@@ -18,6 +18,7 @@ RESERVED_IDS = frozenset({"validate", "import", "export"})
 """Their paths are routes of the admin API."""
 _ALTERNATIVES = ("threshold", "intervention")
 _DETECTED_BY = ("name", "aliases", "description", "examples", "answers", "retain", "kind", "threshold")
+_UNKNOWN = "extra_forbidden"
 _FIELD = re.compile(r"[a-z_]+")
 
 
@@ -66,15 +67,15 @@ def read_spec(raw: Mapping[str, Any], target_id: str | None, defaults: Mapping[s
 
 
 def problems(error: ValidationError, model: type[BaseModel] = TargetSpec) -> Iterator[tuple[str, str]]:
-    """(field, one plain sentence) for each field that is wrong, in order."""
-    deepest: dict[Any, Any] = {}
+    """(field, one plain sentence) for each wrong field, misspelt ones first: they explain the others."""
+    clearest: dict[Any, Any] = {}
     for item in error.errors():
         top = item["loc"][:1]
-        if top not in deepest or len(item["loc"]) > len(deepest[top]["loc"]):
-            deepest[top] = item  # of a union's branches, the one that came furthest is the one that was meant
-    for item in deepest.values():
+        if top not in clearest or _clarity(item) > _clarity(clearest[top]):
+            clearest[top] = item
+    for item in sorted(clearest.values(), key=lambda item: item["type"] != _UNKNOWN):
         where = ".".join(str(p) for p in item["loc"] if isinstance(p, int) or _FIELD.fullmatch(p))
-        if item["type"] == "extra_forbidden":
+        if item["type"] == _UNKNOWN:
             name = str(item["loc"][-1])
             near = difflib.get_close_matches(name, model.model_fields, 1, 0.6)
             yield (
@@ -86,6 +87,11 @@ def problems(error: ValidationError, model: type[BaseModel] = TargetSpec) -> Ite
         else:
             message = item["msg"].removeprefix("Value error, ").rstrip(".")
             yield where, f"{where}: {message[:1].lower()}{message[1:]}."
+
+
+def _clarity(item: Any) -> tuple[int, bool]:
+    """Of a union's branches, the one that came furthest is the one that was meant."""
+    return len(item["loc"]), item["type"] == _UNKNOWN
 
 
 def merge(stored: TargetSpec, changes: Mapping[str, Any]) -> dict[str, Any]:

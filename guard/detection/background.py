@@ -21,7 +21,8 @@ _SLOT = re.compile(r"\{(\w+)\}")
 
 @cache
 def _set() -> tuple[tuple[str, int], ...]:
-    """(prompt, number of its template), without repetition, in an order that is random but always the same."""
+    """(prompt, number of its template), without repetition, in an order that is random but always the
+    same."""
     rng = random.Random(SEED)
     templates = [template for family in FAMILIES.values() for template in family]
     prompts: dict[str, int] = {}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 def _lines(text: str) -> tuple[str, ...]:
-    return tuple(line.strip() for line in text.strip().splitlines())
+    return tuple(" ".join(line.split()) for line in text.strip().splitlines())
 
 
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -164,7 +164,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         Write a dialogue between a {job} and a {animal} about {topic}.
         Draft a complaint about a broken {thing} bought from {company}.
         Write a speech for the {event} of {first} and {first}.
-        Summarize the following text in one sentence: the {job} went to {place}, lost a {thing} and came home by train.
+        Summarize the following text in one sentence: the {job} went to {place}, lost a {thing} and \
+            came home by train.
         Write a news headline about {topic} and {sport}.
         Continue this story: it was a cold {day} in {town}, and {first} was {feeling}.
         Write a product description for a {thing} made in {country}.
@@ -300,16 +301,25 @@ FAMILIES: dict[str, tuple[str, ...]] = {
         Make a timeline of {country} from {year} to {year}.
     """),
     "longer": _lines("""
-        I am a {job} from {place}. Last {day} I met {person}, who works for {company}. What should I ask her about {topic}?
-        We are planning a {event} in {town} in {month}. There will be {n} guests. Some like {food}, others {food}. What do you suggest?
-        My son {first} has to give a talk about {topic} at school. He is {n} years old and {feeling}. Can you help us to write it?
-        Here is a paragraph. {person} was born in {place} in {year} and studied {subject}. Later {first} became a {job}. Which year is mentioned?
-        Context: {company} was founded in {town} in {year} by {person}. It makes {thing}s. Question: who founded the company?
-        I read {title} by {person} on the way to {place}. The ending confused me. Can you recommend something similar in {genre}?
-        Since {month} my {thing} makes a strange noise. I have already asked a {job}, and I feel {feeling} about it. What else can I try?
+        I am a {job} from {place}. Last {day} I met {person}, who works for {company}. What should I \
+            ask her about {topic}?
+        We are planning a {event} in {town} in {month}. There will be {n} guests. Some like {food}, \
+            others {food}. What do you suggest?
+        My son {first} has to give a talk about {topic} at school. He is {n} years old and \
+            {feeling}. Can you help us to write it?
+        Here is a paragraph. {person} was born in {place} in {year} and studied {subject}. Later \
+            {first} became a {job}. Which year is mentioned?
+        Context: {company} was founded in {town} in {year} by {person}. It makes {thing}s. Question: \
+            who founded the company?
+        I read {title} by {person} on the way to {place}. The ending confused me. Can you recommend \
+            something similar in {genre}?
+        Since {month} my {thing} makes a strange noise. I have already asked a {job}, and I feel \
+            {feeling} about it. What else can I try?
         First explain {topic}. Then give an example from {country}. Finally write {n} quiz questions about it.
-        {person} and {person} share a flat in {place}. One is a {job}, the other one a {job}. Invent a funny conversation about {hobby}.
-        Our team at {company} writes software in {code}. On {day} the build broke after {first} changed the tests. How do we find out why?
+        {person} and {person} share a flat in {place}. One is a {job}, the other one a {job}. Invent \
+            a funny conversation about {hobby}.
+        Our team at {company} writes software in {code}. On {day} the build broke after {first} \
+            changed the tests. How do we find out why?
     """),
     "science and procedures": _lines("""
         How do I titrate an acid in a school laboratory?

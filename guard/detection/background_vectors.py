@@ -27,7 +27,8 @@ class Background:
 
     @cached_property
     def same_sort(self) -> float:
-        """How near two prompts of one template typically are: from there on this encoder sees the same question."""
+        """How near two prompts of one template typically are: from there on this encoder sees the same
+        question."""
         groups = np.array(background_groups())
         nears = []
         for group in np.unique(groups):

@@ -1,4 +1,5 @@
-"""Words that fill the slots of the background prompts, and the names that near misses of a target are given."""
+"""Words that fill the slots of the background prompts, and the names that near misses of a target are
+given."""
 
 from __future__ import annotations
 

@@ -21,7 +21,8 @@ WINDOW_CHARS = 250
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A folded way to write a target's name, and the score of finding it: 1.0 as registered, less when derived."""
+    """A folded way to write a target's name, and the score of finding it: 1.0 as registered, less when
+    derived."""
 
     text: str
     score: float
@@ -32,9 +33,8 @@ class Terms:
     """Folded words that point to a target without being its name.
 
     `parts` are words of the name with their share of it, `strong` are titles and compound proper names from
-    description and examples, `weak` are single proper names, years and unusual words. `vocabulary` holds every
-    word of names and terms: a capitalised name made only of such words is not somebody else's.
-    """
+    description and examples, `weak` are single proper names, years and unusual words. `vocabulary` holds
+    every word of names and terms: a capitalised name made only of such words is not somebody else's."""
 
     parts: Mapping[str, float] = field(default_factory=dict)
     strong: frozenset[str] = frozenset()
@@ -44,7 +44,8 @@ class Terms:
 
 @dataclass(frozen=True, eq=False)
 class Head:
-    """A logistic classifier of windows: `weights` [dim] on the vector, `coefficients` on the evidence features."""
+    """A logistic classifier of windows: `weights` [dim] on the vector, `coefficients` on the evidence
+    features."""
 
     weights: np.ndarray
     coefficients: np.ndarray
@@ -55,8 +56,8 @@ class Head:
 @dataclass(frozen=True, eq=False)
 class Exemption:
     """Tells windows that name the target but ask for what must stay answerable: `retain` [m, dim] against the
-    target's examples `own` [n, dim]. A window is exempt when its nearest retain prompt is `margin` nearer than any
-    example, and at least `floor` near."""
+    target's examples `own` [n, dim]. A window is exempt when its nearest retain prompt is `margin` nearer
+    than any example, and at least `floor` near."""
 
     retain: np.ndarray
     own: np.ndarray
@@ -66,8 +67,9 @@ class Exemption:
 
 @dataclass(frozen=True, eq=False)
 class CompiledTarget:
-    """Everything that the detectors need of one target. `vectors` [rows, dim] are those of `texts`: windows of its
-    examples and sentences of its description; `ceilings` [rows] are the similarities of their nearest near misses."""
+    """Everything that the detectors need of one target. `vectors` [rows, dim] are those of `texts`: windows
+    of its examples and sentences of its description; `ceilings` [rows] are the similarities of their nearest
+    near misses."""
 
     target_id: str
     version: int
@@ -87,9 +89,9 @@ class CompiledTarget:
 
 @dataclass(frozen=True)
 class Piece:
-    """A text to judge. `whole` is None where its offsets are those of the prompt's text; for a text decoded out
-    of the prompt it is the span it was found in, and () for an aside, which has no place in the prompt. `form` is
-    what decoding says of it (guard.detection.decode.Hidden)."""
+    """A text to judge. `whole` is None where its offsets are those of the prompt's text; for a text decoded
+    out of the prompt it is the span it was found in, and () for an aside, which has no place in the prompt.
+    `form` is what decoding says of it (guard.detection.decode.Hidden)."""
 
     text: str
     whole: tuple[Span, ...] | None = None
@@ -146,7 +148,8 @@ def pieces(prompt: Prompt) -> Iterable[Piece]:
 
 
 class Detector(Protocol):
-    """One way of finding targets. Built once from the compiled targets; `detect` is called from many threads."""
+    """One way of finding targets. Built once from the compiled targets; `detect` is called from many
+    threads."""
 
     def __init__(self, compiled: Sequence[CompiledTarget]) -> None: ...
 

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+_CLEAR = 0.1  # quantile of the own scores that counts as the upper side of the gap
+
 
 @dataclass(frozen=True, slots=True)
 class Calibrated:
@@ -46,15 +48,15 @@ def calibrate(
 ) -> Calibrated:
     """The threshold that keeps every stratum of negatives at `fpr`, or `fixed`.
 
-    A stratum of its own for each sort of negatives, because the many easy ones would outvote the few hard ones.
-    `own` are leave-one-out scores of the target's own texts. `shown` turns raw scores into those in [0, 1] that
-    users see; it is monotone, and `fixed` is such a score.
-    """
+    A stratum of its own for each sort of negatives, because the many easy ones would outvote the few hard
+    ones. `own` are leave-one-out scores of the target's own texts. `shown` turns raw scores into those in [0,
+    1] that users see; it is monotone, and `fixed` is such a score."""
     if fixed is not None:
         threshold = fixed
     else:
-        raw = max((conformal(scores, fpr) for scores in strata.values()), default=1.0)
-        threshold = float(shown(np.array(raw)))
+        lowest = max((conformal(scores, fpr) for scores in strata.values()), default=1.0)
+        clear = float(np.quantile(own, _CLEAR)) if len(own) else lowest
+        threshold = float(shown(np.array(max(lowest, (lowest + clear) / 2))))
     seen = {name: shown(scores) for name, scores in strata.items()}
     own = shown(own)
     measured = {

@@ -1,4 +1,5 @@
-"""A light logistic head per target over window vectors and evidence, trained when the target is registered."""
+"""A light logistic head per target over window vectors and evidence, trained when the target is
+registered."""
 
 from __future__ import annotations
 
@@ -106,8 +107,9 @@ def logit(p: float) -> float:
 
 
 def fit(vectors: np.ndarray, evidence: np.ndarray, labels: np.ndarray, weights: np.ndarray, c: float) -> Head:
-    """A head by L2-regularised logistic regression. `vectors` [n, dim], `evidence` [n, 5], `labels` and sample
-    `weights` [n]. Deterministic: the loss is convex and starts at zero. The threshold is left at 0.5."""
+    """A head by L2-regularised logistic regression. `vectors` [n, dim], `evidence` [n, 5], `labels` and
+    sample `weights` [n]. Deterministic: the loss is convex and starts at zero. The threshold is left at
+    0.5."""
     from sklearn.linear_model import LogisticRegression
 
     rows = np.concatenate([vectors, evidence], axis=1)

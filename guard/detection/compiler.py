@@ -41,7 +41,8 @@ LIMIT = 0.01  # of the background set that a name, alias or example may match
 
 
 class Compiler:
-    """Compiles targets for one encoder. The background's vectors are computed once and kept in `cache_dir`."""
+    """Compiles targets for one encoder. The background's vectors are computed once and kept in
+    `cache_dir`."""
 
     def __init__(self, encoder: Encoder, cache_dir: Path) -> None:
         self._encoder = encoder
@@ -56,7 +57,8 @@ class Compiler:
         *,
         force: bool = False,
     ) -> CompiledTarget:
-        """Everything that the detectors need of the target. `others` are the targets that are registered already.
+        """Everything that the detectors need of the target. `others` are the targets that are registered
+        already.
 
         Raises:
             TargetRefused: a name, alias or example would match more than 1 % of the background set; `details`
@@ -107,7 +109,8 @@ class Compiler:
         self._background  # noqa: B018 - reading the property is the work
 
     def _names(self, spec: TargetSpec, force: bool) -> tuple[Form, ...]:
-        """Ways of writing the names; derived ones that the background holds are left out, registered ones refused."""
+        """Ways of writing the names; derived ones that the background holds are left out, registered ones
+        refused."""
         kept = []
         for form in forms(spec):
             measured = rate(form)
@@ -119,13 +122,14 @@ class Compiler:
         return tuple(kept)
 
     def _check_examples(self, spec: TargetSpec) -> None:
-        """Refuse examples that ask what many people ask. One that names the target asks it of the target only."""
+        """Refuse examples that ask what many people ask. One that names the target asks it of the target
+        only."""
         unnamed = [
             (i, e) for i, e in enumerate(spec.examples) if not any(mentions(e, n) for n in spec.names())
         ]
         pieces = [(i, w.text) for i, e in unnamed for w in windows(e, max_chars=WINDOW_CHARS)]
         rates = self._background.rates([text for _, text in pieces], self._encoder)
-        for i, example in unnamed:
+        for i, _ in unnamed:
             # every window of a long example must be general before the example is
             measured = min((r for (of, _), r in zip(pieces, rates, strict=True) if of == i), default=0.0)
             if measured > LIMIT:
@@ -161,7 +165,8 @@ class Compiler:
         return Texts(background(), self._background.vectors, evidence)
 
     def _exemption(self, spec: TargetSpec, material: Material) -> Exemption | None:
-        """From the retain prompts that hold the name; judged against the examples, or the description without."""
+        """From the retain prompts that hold the name; judged against the examples, or the description
+        without."""
         named = named_retain(spec, material.retain.texts)
         of_examples = material.sources < len(spec.examples)
         rows = of_examples if of_examples.any() else np.ones(len(material.sources), bool)
@@ -191,8 +196,8 @@ def _fields(spec: TargetSpec) -> list[tuple[str, str]]:
 
 def _refused(field: str, measured: float) -> TargetRefused:
     return TargetRefused(
-        f"{field} would match {measured:.1%} of ordinary prompts (at most {LIMIT:.0%} is allowed); make it more "
-        "specific, or send force to register it all the same.",
+        f"{field} would match {measured:.1%} of ordinary prompts (at most {LIMIT:.0%} is allowed); make it "
+        "more specific, or send force to register it all the same.",
         param=field,
         details={"field": field, "rate": round(measured, 4), "limit": LIMIT},
     )

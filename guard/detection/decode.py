@@ -1,8 +1,7 @@
 """Finds text that is written in a simple code inside other text, so that it can be judged like the rest.
 
-Covered: base64 and hexadecimal runs, tag characters, percent, HTML and backslash escapes, digits for letters, and
-letters written one by one. Whoever nests codes deeper than `_DEPTH` is read as far as that.
-"""
+Covered: base64 and hexadecimal runs, tag characters, percent, HTML and backslash escapes, digits for letters,
+and letters written one by one. Whoever nests codes deeper than `_DEPTH` is read as far as that."""
 
 from __future__ import annotations
 
@@ -35,9 +34,9 @@ Form = Literal["text", "words", "letters"]
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
-    """A decoded text and where it was found. Only a `text` is judged by its meaning. `words` are a reading of a
-    few words that are perhaps no code at all ("3D"), `letters` were written one by one and have lost their word
-    boundaries: names are looked for in both."""
+    """A decoded text and where it was found. Only a `text` is judged by its meaning. `words` are a reading of
+    a few words that are perhaps no code at all ("3D"), `letters` were written one by one and have lost their
+    word boundaries: names are looked for in both."""
 
     text: str
     span: Span

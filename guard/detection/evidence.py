@@ -16,19 +16,26 @@ from guard.detection.text import Folded, bounded, fold
 from guard.targets import TargetSpec
 
 FEATURES = ("nearest", "strong", "weak", "part", "other")
-"""How near the nearest example is, relative to its near misses (semantic.relative); strong terms (up to 2), weak terms (up to 4) and the share of the name that
-the window holds, each scaled to [0, 1]; whether it names somebody else."""
+"""How near the nearest example is, relative to its near misses (semantic.relative); strong terms (up to 2),
+weak terms (up to 4) and the share of the name that the window holds, each scaled to [0, 1]; whether it names
+somebody else."""
 
-_QUOTED = re.compile(r"(?<!\w)[\"“«‘']([^\s\"“”«»‘’'][^\"“”«»\n]{2,80}?)(?<!\s)[\"”»’'](?!\w)")
-_CAPITAL = r"[^\W\d_a-zß-öø-ÿ][\w'’.-]*"
+_OPEN, _CLOSE, _QUOTES = r"[\"'\u201c\u00ab\u2018]", r"[\"'\u201d\u00bb\u2019]", r"\"\u201c\u201d\u00ab\u00bb"
+_QUOTED = re.compile(
+    rf"(?<!\w){_OPEN}([^\s'\u2018\u2019{_QUOTES}][^\n{_QUOTES}]{{2,80}}?)(?<!\s){_CLOSE}(?!\w)"
+)
+_CAPITAL = r"[^\W\d_a-zß-öø-ÿ][\w'\u2019.-]*"
 _PROPER = re.compile(rf"{_CAPITAL}(?:\s+(?:(?:of|the|de|van|von|der|al|bin|la|le|and)\s+)?{_CAPITAL})*")
 _NUMBER = re.compile(r"(?<![\w.])\d{3,4}(?![\w.]\d)")
 _OPENERS = frozenset(
-    "what who whom whose when where which why how is are was were do does did can could would will should has have had "
-    "tell describe explain write give name list please the a an in on at of for from by and or but if as to with his "
-    "her its their i you he she it they we my your this that these those there here hi hello summarize translate "
-    "compare context question answer let draft find return extract classify call make sort act pretend count fill "
-    "remind generate fix rewrite correct suggest continue plan convert show say also then first finally".split()
+    """
+    what who whom whose when where which why how is are was were do does did can could would will should
+    has have had tell describe explain write give name list please the a an in on at of for from by and
+    or but if as to with his her its their i you he she it they we my your this that these those there
+    here hi hello summarize translate compare context question answer let draft find return extract
+    classify call make sort act pretend count fill remind generate fix rewrite correct suggest continue
+    plan convert show say also then first finally
+    """.split()  # noqa: SIM905 - as a list it would be a hundred lines
 )
 
 
@@ -115,7 +122,8 @@ def background_strangers() -> tuple[tuple[frozenset[str], ...], ...]:
 
 
 def names_other(found: Iterable[frozenset[str]], vocabulary: frozenset[str]) -> bool:
-    """Whether one of the names is somebody else's: a third of its words or more do not belong to the target."""
+    """Whether one of the names is somebody else's: a third of its words or more do not belong to the
+    target."""
     return any(len(words - vocabulary) * 3 >= len(words) for words in found)
 
 
@@ -130,7 +138,7 @@ def automaton(patterns: dict[str, object]) -> ahocorasick.Automaton:
 
 def amounts(of: Terms, texts: Sequence[str]) -> np.ndarray:
     """[texts, 3] float32: strong, weak and part of `of` for each folded text, scaled as in FEATURES."""
-    patterns: dict[str, object] = {word: None for word in (*of.parts, *of.strong, *of.weak)}
+    patterns: dict[str, object] = dict.fromkeys((*of.parts, *of.strong, *of.weak))
     out = np.zeros((len(texts), 3), np.float32)
     if not patterns:
         return out

@@ -1,8 +1,8 @@
 """Prompts that name a target and must stay answerable: what is public of somebody whose private life is not.
 
-A name alone cannot tell them apart from what must be forgotten. Where an operator registers `retain` prompts that
-hold the name, a hit on the name counts only if the words around it are not nearer to those than to the examples.
-"""
+A name alone cannot tell them apart from what must be forgotten. Where an operator registers `retain` prompts
+that hold the name, a hit on the name counts only if the words around it are not nearer to those than to the
+examples."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def named_retain(spec: TargetSpec, texts: Sequence[str]) -> np.ndarray:
 def exemption(retain: np.ndarray, own: np.ndarray, sources: np.ndarray, floor: float) -> Exemption | None:
     """Calibrated on the target's own texts: none of them, judged by the others, would be exempt.
 
-    `retain` [m, dim], `own` [n, dim] with `sources` [n], `floor` the similarity from which two texts ask the same.
-    """
+    `retain` [m, dim], `own` [n, dim] with `sources` [n], `floor` the similarity from which two texts ask the
+    same."""
     if not len(retain):
         return None
     margin = 0.0

@@ -31,8 +31,8 @@ class Gate:
     def detect(
         self, prompt: Prompt, *, tenant: str | None = None, model: str | None = None
     ) -> tuple[tuple[Detection, ...], dict[str, float]]:
-        """What reached its threshold among the targets that bind this tenant and model, and milliseconds spent
-        by each detector and in total. Of shared work (vectors), the detector that asks first pays."""
+        """What reached its threshold among the targets that bind this tenant and model, and milliseconds
+        spent by each detector and in total. Of shared work (vectors), the detector that asks first pays."""
         started = time.perf_counter()
         active = frozenset(target_id for target_id, scope in self._scopes if scope.covers(tenant, model))
         if not active:

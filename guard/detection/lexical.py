@@ -25,7 +25,8 @@ class _Hit:
 
 
 class Lexical:
-    """Fires at word boundaries. Asks for window vectors only when a hit belongs to a target with an exemption."""
+    """Fires at word boundaries. Asks for window vectors only when a hit belongs to a target with an
+    exemption."""
 
     def __init__(self, compiled: Sequence[CompiledTarget]) -> None:
         self._targets = {target.target_id: target for target in compiled}

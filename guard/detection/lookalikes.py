@@ -1,9 +1,9 @@
-# ruff: noqa: RUF001, E501 - the look-alikes are the point of this file, a row per alphabet
+# ruff: noqa: RUF001 - the look-alikes are the point of this file
 """Letters that look like Latin ones and survive compatibility normalisation, each with what it is read as.
 
-Built after case folding, so only lower-case forms appear (and capitals that Unicode gives no lower case). Both
-the text and the registered names pass through the same table: a genuine Cyrillic or Greek name still matches.
-"""
+Built after case folding, so only lower-case forms appear (and capitals that Unicode gives no lower case).
+Both the text and the registered names pass through the same table: a genuine Cyrillic or Greek name still
+matches."""
 
 from __future__ import annotations
 
@@ -141,7 +141,6 @@ _MORE = {
     "þ": "th",
     "ĸ": "k",
     "ŀ": "l",
-    "ʟ": "l",
     # Cherokee (case folding leads to the capital syllables)
     "Ꭺ": "a",
     "Ᏼ": "b",

@@ -36,9 +36,10 @@ class Texts:
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """`own` speaks of the target (`sources` numbers the registered texts they come from: examples, then sentences
-    of the description), `partial` by a part of its name; `near` are near misses made from them, `others` other targets' texts, `retain` the
-    operator's; `background` are the scores of the background prompts. Column 0 of every evidence is held out."""
+    """`own` speaks of the target (`sources` numbers the registered texts they come from: examples, then
+    sentences of the description), `partial` by a part of its name; `near` are near misses made from them,
+    `others` other targets' texts, `retain` the operator's; `background` are the scores of the background
+    prompts. Column 0 of every evidence is held out."""
 
     own: Texts
     sources: np.ndarray
@@ -51,8 +52,8 @@ class Material:
 
 
 def own_texts(spec: TargetSpec, max_chars: int = WINDOW_CHARS) -> tuple[list[str], list[int]]:
-    """Windows of examples, sentences of the description, and those sentences without the name; and for each the
-    number of the registered text that it comes from."""
+    """Windows of examples, sentences of the description, and those sentences without the name; and for each
+    the number of the registered text that it comes from."""
     texts: dict[str, int] = {}
     for i, example in enumerate(spec.examples):
         for window in windows(example, max_chars=max_chars):
@@ -68,12 +69,12 @@ def own_texts(spec: TargetSpec, max_chars: int = WINDOW_CHARS) -> tuple[list[str
 
 
 def _described(sentence: str, spec: TargetSpec) -> list[str]:
-    """ "Jane Doe is a chemist from Vintry." as "a chemist from Vintry." and "Who is the chemist from Vintry?" """
+    """ "Jane Doe is a chemist from Vintry." without the name: as a phrase, and as a question for the name."""
     name = next((n for n in sorted(spec.names(), key=len, reverse=True) if mentions(sentence, n)), None)
     if name is None:
         return []
     bare = re.sub(
-        rf"(?<!\w)(?:the\s+)?{re.escape(name)}(?:['’]s)?(?!\w)(?:\s+(?:is|was|are|were)(?!\w))?",
+        rf"(?<!\w)(?:the\s+)?{re.escape(name)}(?:['\u2019]s)?(?!\w)(?:\s+(?:is|was|are|were)(?!\w))?",
         " ",
         sentence,
         flags=re.IGNORECASE,
@@ -93,7 +94,8 @@ def gather(
     background: np.ndarray,
     rng: random.Random,
 ) -> Material:
-    """All material of one target; one call of the encoder. `background` [prompts, dim] are ordinary prompts."""
+    """All material of one target; one call of the encoder. `background` [prompts, dim] are ordinary
+    prompts."""
     own, sources = own_texts(spec, min(WINDOW_CHARS, encoder.max_tokens - 6))
     names = [other.spec.name for other in others if other.spec.kind == spec.kind]
     made = near_misses(spec, own, names, max(_ENCODED_AT_MOST - len(own), _NEAR_AT_LEAST), rng)
@@ -120,7 +122,8 @@ def gather(
 
 
 class Scale:
-    """Relative similarities to `rows` [n, dim]: each row's ceiling is its similarity to the nearest negative."""
+    """Relative similarities to `rows` [n, dim]: each row's ceiling is its similarity to the nearest
+    negative."""
 
     def __init__(self, rows: np.ndarray, strata: Sequence[np.ndarray]) -> None:
         self._cosines = [stratum @ rows.T for stratum in strata]
@@ -165,8 +168,9 @@ class Scale:
 def _own(
     texts: Sequence[str], rows: np.ndarray, of: Terms, sources: np.ndarray, examples: int, scale: Scale
 ) -> Texts:
-    """Own texts as if each were new. For an example, the rows and terms that come from it alone do not count; a
-    prompt that describes the target repeats what its description says, so only the sentence itself is left out."""
+    """Own texts as if each were new. For an example, the rows and terms that come from it alone do not count;
+    a prompt that describes the target repeats what its description says, so only the sentence itself is left
+    out."""
     groups = np.where(sources < examples, sources, examples + np.arange(len(texts)))
     made = _with_evidence(texts, rows, of, scale.apart(rows, groups, groups))
     folded = [fold(text).text for text in texts]

@@ -14,9 +14,43 @@ from guard.targets import TargetSpec
 DERIVED = 0.95  # score of a way of writing that nobody registered
 _SHORTEST_CODED = 8  # letters; shorter names turn up by chance when written backwards or without spaces
 _TITLES = frozenset(
-    "mr mrs ms miss dr prof professor sir dame lord lady rev st saint president king queen".split()
+    (
+        "mr",
+        "mrs",
+        "ms",
+        "miss",
+        "dr",
+        "prof",
+        "professor",
+        "sir",
+        "dame",
+        "lord",
+        "lady",
+        "rev",
+        "st",
+        "saint",
+        "president",
+        "king",
+        "queen",
+    )
 )
-_COMPANY = frozenset("inc ltd llc plc gmbh ag sa co corp corporation company limited incorporated".split())
+_COMPANY = frozenset(
+    (
+        "inc",
+        "ltd",
+        "llc",
+        "plc",
+        "gmbh",
+        "ag",
+        "sa",
+        "co",
+        "corp",
+        "corporation",
+        "company",
+        "limited",
+        "incorporated",
+    )
+)
 _UMLAUTS = str.maketrans(
     {"ä": "ae", "ö": "oe", "ü": "ue", "ø": "oe", "å": "aa", "Ä": "Ae", "Ö": "Oe", "Ü": "Ue", "Ø": "Oe"}
 )
@@ -62,7 +96,8 @@ def _initials_joined(text: str) -> str:
 
 
 def _units(name: str) -> list[str]:
-    """Folded words of a name, double names kept together, without titles before and company endings after it."""
+    """Folded words of a name, double names kept together, without titles before and company endings after
+    it."""
     units = [fold(word).text for word in name.replace(",", " ").split()]
     units = [unit for unit in units if unit]
     while len(units) > 2 and units[0] in _TITLES:
@@ -119,7 +154,8 @@ def _invented(word: str, rng: random.Random) -> str:
 
 
 def parts(spec: TargetSpec, common: frozenset[str]) -> dict[str, float]:
-    """Folded words of the name with their share of it, for names of several words; common words carry nothing."""
+    """Folded words of the name with their share of it, for names of several words; common words carry
+    nothing."""
     shares: dict[str, float] = {}
     for name in spec.names():
         words = [

@@ -1,4 +1,5 @@
-"""Nearest examples: one index over the examples and description sentences of every target, asked per window."""
+"""Nearest examples: one index over the examples and description sentences of every target, asked per
+window."""
 
 from __future__ import annotations
 
@@ -12,8 +13,8 @@ from guard.types import Detection, Span
 
 
 def relative(cosines: np.ndarray, ceilings: np.ndarray) -> np.ndarray:
-    """Similarity to a row in terms of the row's own near misses: 1 for an equal text, 0.5 for one that is as near
-    as the row's ceiling, lower beyond. A row that has close near misses must be met more closely.
+    """Similarity to a row in terms of the row's own near misses: 1 for an equal text, 0.5 for one that is as
+    near as the row's ceiling, lower beyond. A row that has close near misses must be met more closely.
 
     `cosines` [..., rows], `ceilings` [rows] below 1.
     """
@@ -22,8 +23,8 @@ def relative(cosines: np.ndarray, ceilings: np.ndarray) -> np.ndarray:
 
 
 class Nearest:
-    """How near windows are to the nearest row of each target, for those with a relative similarity of at least
-    `floor`."""
+    """How near windows are to the nearest row of each target, for those with a relative similarity of at
+    least `floor`."""
 
     def __init__(self, compiled: Sequence[CompiledTarget], floor: float) -> None:
         with_vectors = [target for target in compiled if len(target.vectors)]
@@ -40,7 +41,8 @@ class Nearest:
             self._index.add(rows)
 
     def best(self, windows: np.ndarray) -> np.ndarray:
-        """[windows, targets] float32: relative similarity to the nearest row, `floor` where none is nearer."""
+        """[windows, targets] float32: relative similarity to the nearest row, `floor` where none is
+        nearer."""
         out = np.full((len(windows), self.count), self._floor, np.float32)
         if self.count and len(windows):
             limits, cosines, rows = self._index.range_search(windows, self._radius)
@@ -72,7 +74,8 @@ class Semantic:
 
 
 def spans_of(reading: Reading, fired: np.ndarray, scores: np.ndarray, limit: int = 16) -> tuple[Span, ...]:
-    """Where the windows `fired` lie, the best `limit` of them, in order; smaller windows stand for larger ones."""
+    """Where the windows `fired` lie, the best `limit` of them, in order; smaller windows stand for larger
+    ones."""
     best = sorted(fired, key=lambda i: -scores[i])[:limit]
     spans = sorted({span for i in best for span in reading.spans(int(i))}, key=lambda s: (s.start, s.end))
     return tuple(s for s in spans if not any(s != o and s.start <= o.start and o.end <= s.end for o in spans))

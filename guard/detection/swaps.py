@@ -1,8 +1,8 @@
 """Near misses of a target, made from its own examples: the same questions about somebody or something else.
 
-A sentence encoder sees "in which genre does X write" as one question for every X. Only negatives that differ from
-the examples in nothing but the entity tell a head, and a threshold, what the target's part of a question is.
-"""
+A sentence encoder sees "in which genre does X write" as one question for every X. Only negatives that differ
+from the examples in nothing but the entity tell a head, and a threshold, what the target's part of a question
+is."""
 
 from __future__ import annotations
 
@@ -115,7 +115,9 @@ def _number(digits: str, rng: random.Random) -> str:
 
 def _without(text: str, named: Sequence[str]) -> str:
     for name in named:
-        text = re.sub(rf"(?<!\w)(?:the\s+)?{re.escape(name)}['’]s(?!\w)", "their", text, flags=re.IGNORECASE)
+        text = re.sub(
+            rf"(?<!\w)(?:the\s+)?{re.escape(name)}['\u2019]s(?!\w)", "their", text, flags=re.IGNORECASE
+        )
         text = re.sub(rf"(?<!\w)(?:the\s+)?{re.escape(name)}(?!\w)", "this one", text, flags=re.IGNORECASE)
     return text
 

@@ -1,8 +1,8 @@
 """Text as the lexical detector reads it: folded, with a map from every folded character back to the original.
 
-Folding undoes what hides a name from a string search without hiding it from a reader or a model: compatibility
-forms, case, look-alike letters, diacritics, invisible and tag characters, and punctuation between words.
-"""
+Folding undoes what hides a name from a string search without hiding it from a reader or a model:
+compatibility forms, case, look-alike letters, diacritics, invisible and tag characters, and punctuation
+between words."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MARKERS = re.compile(
 """Special tokens of common chat templates, with the role that follows. Only known words: a name that a client
 puts between such brackets stays text."""
 
-APOSTROPHES = frozenset("'’‘ʼ`´ʹ′＇ʻ‛")
+APOSTROPHES = frozenset("'`\u00b4\u2018\u2019\u201b\u02b9\u02bb\u02bc\u2032\uff07")
 _DIACRITICS = re.compile(
     r"[\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0670\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff]"
 )
@@ -53,7 +53,8 @@ class Folded:
 
 @lru_cache(maxsize=8192)
 def _fold_char(char: str) -> str | None:
-    """What one character folds to: letters and digits, "" for an invisible one, "'" , or None for a separator."""
+    """What one character folds to: letters and digits, "" for an invisible one, "'" , or None for a
+    separator."""
     if char in APOSTROPHES:
         return "'"
     code = ord(char)
@@ -111,7 +112,8 @@ def _tidy(raw: str, at: list[int]) -> Folded:
 
 
 def bounded(text: str, start: int, end: int) -> bool:
-    """Whether the folded piece [start, end) begins and ends at word boundaries (scripts without spaces: always)."""
+    """Whether the folded piece [start, end) begins and ends at word boundaries (scripts without spaces:
+    always)."""
     return _edge(text, start - 1, start) and _edge(text, end, end - 1)
 
 

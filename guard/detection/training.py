@@ -1,5 +1,5 @@
-"""Fits a target's head and scores everything that it must and must not match, each text by a head that has not
-seen it."""
+"""Fits a target's head and scores everything that it must and must not match, each text by a head that has
+not seen it."""
 
 from __future__ import annotations
 
@@ -65,7 +65,10 @@ def _part(texts: Texts, label: int, weight: float) -> _Part:
 
 def _fit(parts: Sequence[tuple[_Part, np.ndarray]], c: float) -> Head:
     """A head on the chosen rows of each part. Each part's rows share its weight, whatever their number."""
-    vectors, evidence, labels, weights = [], [], [], []
+    vectors: list[np.ndarray] = []
+    evidence: list[np.ndarray] = []
+    labels: list[np.ndarray] = []
+    weights: list[np.ndarray] = []
     total = sum(len(rows) for _, rows in parts)
     for part, rows in parts:
         chosen = np.flatnonzero(rows)[:_SOME_BACKGROUND]
@@ -74,4 +77,10 @@ def _fit(parts: Sequence[tuple[_Part, np.ndarray]], c: float) -> Head:
             evidence.append(part.texts.evidence[chosen])
             labels.append(np.full(len(chosen), part.label))
             weights.append(np.full(len(chosen), part.weight * min(total, 500) / 3.0 / len(chosen)))
-    return fit(*(np.concatenate(column) for column in (vectors, evidence, labels, weights)), c)
+    return fit(
+        np.concatenate(vectors),
+        np.concatenate(evidence),
+        np.concatenate(labels),
+        np.concatenate(weights),
+        c,
+    )

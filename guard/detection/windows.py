@@ -1,4 +1,5 @@
-"""Cuts text into the windows that are embedded: every word lies in some window, and none is ever truncated."""
+"""Cuts text into the windows that are embedded: every word lies in some window, and none is ever
+truncated."""
 
 from __future__ import annotations
 
@@ -12,9 +13,10 @@ from guard.types import Span
 WIDTH = 32  # words
 STRIDE = 16
 _SHORTEST_SENTENCE = 3  # words; shorter ones mean nothing by themselves
-_DENSE = r"\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"  # scripts without spaces: two characters count as a word
+# scripts without spaces between words: two characters count as a word
+_DENSE = r"\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_DENSE}]{{1,2}}|[^\s{_DENSE}]{{1,48}}")
-_SENTENCE_END = re.compile(r"[.!?。！？]+[\"'”’)\]]*(?=\s|$)|[。！？]|\n+")
+_SENTENCE_END = re.compile(r"[.!?\u3002\uff01\uff1f]+[\"'\u201d\u2019)\]]*(?=\s|$)|[\u3002\uff01\uff1f]|\n+")
 _ABBREVIATION = re.compile(r"(?:\b[A-Z]|\b(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|etc|e\.g|i\.e|No))\.$")
 
 
@@ -27,11 +29,12 @@ class Window:
 
 
 def windows(text: str, *, max_chars: int) -> tuple[Window, ...]:
-    """Overlapping windows of 32 words over all of `text`, then each single sentence; template markers are blanked.
+    """Overlapping windows of 32 words over all of `text`, then each single sentence; template markers are
+    blanked.
 
-    No window has more than `max_chars` characters. A sentence inside a window is given again by itself, because
-    a short question is diluted by what stands around it. Windows without a letter or digit are left out.
-    """
+    No window has more than `max_chars` characters. A sentence inside a window is given again by itself,
+    because a short question is diluted by what stands around it. Windows without a letter or digit are left
+    out."""
     found: dict[tuple[int, int], Window] = {}
     plain = neutralise(text)
     for start, end in (*_sliding(plain, max_chars), *_sentences(text, max_chars)):

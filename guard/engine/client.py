@@ -1,6 +1,6 @@
 """The guard is the engine client: every route of vLLM's server passes through `generate` or `encode`.
 
-What is judged is the rendered prompt, after chat templates, tools and turns: exactly what the model will read.
+What is judged is the rendered prompt, after chat templates, tools and turns: what the model will really read.
 """
 
 from __future__ import annotations
@@ -181,7 +181,8 @@ class GuardedAsyncLLM(AsyncLLM):
 
     def _instead(self, call: Call, verdict: Verdict, reply: Reply) -> RequestOutput:
         ids = encode(reply.text, self.get_tokenizer())
-        reason = "content_filter" if call.context and call.context.must_parse else "stop"
+        withheld = reply.style == "content_filter" or (call.context and call.context.must_parse)
+        reason = "content_filter" if withheld else "stop"
         note(call.context, verdict.admission, ())
         if call.beam:  # one token of the reply for each step, then the end of the sequence
             done = len(call.read.token_ids) - verdict.judged

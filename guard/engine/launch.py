@@ -124,7 +124,7 @@ def install() -> None:
 
     from guard.engine.client import GuardedAsyncLLM
 
-    async_llm.AsyncLLM = GuardedAsyncLLM  # type: ignore[misc]
+    async_llm.AsyncLLM = GuardedAsyncLLM
 
 
 async def prove(engine: Any, *, timeout_s: float = 300.0) -> Proof:

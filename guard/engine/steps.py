@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from guard.engine.edits import KEY, EditError, Order, from_wire
+from guard.engine.edits import KEY, EditError, Order, fingerprint, from_wire
 from guard.engine.records import Record, Ring
 from guard.engine.sites import Share, Site
 from guard.types import AppliedEdit, Edit
@@ -39,7 +39,7 @@ class Progress:
     """One edit of one request. The masks run over `positions`.
 
     `applied` were computed with the edit, `cached` taken from the cache; `known` is shared by all requests
-    with the same cache salt: what any of them has edited, and so what a cache hit may be credited with.
+    with the same edits and cache salt: what any of them has edited, and what a cache hit is credited with.
     """
 
     edit: Edit
@@ -101,7 +101,7 @@ class EditBook:
         self._ring = ring
         self._held: dict[str, Held] = {}
         self._step: Step | None = None
-        # The masks that requests with the same cache salt share, one per edit.
+        # The masks that requests with the same cache salt and edits share, one per edit.
         self._lineages: OrderedDict[str, list[NDArray[np.bool_]]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -198,13 +198,10 @@ class EditBook:
         self._ring.write(Record(held.ticket, request_id, done, held.error))
 
     def _known(self, order: Order) -> list[NDArray[np.bool_]]:
-        """The masks of this cache salt; bounded in number, the longest unused go first."""
-        fresh = [np.zeros(len(edit.positions), bool) for edit in order.edits]
-        known = self._lineages.get(order.lineage, fresh)
-        if [len(k) for k in known] != [len(f) for f in fresh]:
-            known = fresh
-        self._lineages[order.lineage] = known
-        self._lineages.move_to_end(order.lineage)
+        """The masks of these edits under this cache salt; bounded in number, the longest unused go first."""
+        key = f"{order.lineage}:{fingerprint(order.edits)}"
+        known = self._lineages.setdefault(key, [np.zeros(len(edit.positions), bool) for edit in order.edits])
+        self._lineages.move_to_end(key)
         while len(self._lineages) > _LINEAGES:
             self._lineages.popitem(last=False)
         return known

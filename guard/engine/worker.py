@@ -40,9 +40,11 @@ class GuardedRunner:
 class GuardWorkerMixin:
     """What the guard adds to a worker. Public methods are called over vLLM's collective RPC."""
 
+    model_runner: Any
+
     def init_device(self) -> None:
         super().init_device()  # type: ignore[misc]
-        runner = self.model_runner  # type: ignore[has-type]
+        runner = self.model_runner
         if not isinstance(runner, GPUModelRunner):
             raise StartupError(
                 "vLLM chose its V2 model runner, on which edits do not work; set VLLM_USE_V2_MODEL_RUNNER=0."
@@ -54,12 +56,12 @@ class GuardWorkerMixin:
     def load_model(self, **kwargs: Any) -> None:
         """Sites go in before anything is compiled or warmed up; hooks put in later would never run."""
         super().load_model(**kwargs)  # type: ignore[misc]
-        runner: Any = self.model_runner  # type: ignore[has-type]
+        runner = self.model_runner
         runner.lethe.sites.append(install_embedding(runner.get_model()))
 
     def lethe_status(self) -> dict[str, Any]:
         """What is live in this worker, in types that the RPC carries."""
-        runner: Any = self.model_runner  # type: ignore[has-type]
+        runner = self.model_runner
         return {
             "worker": type(self).__name__,
             "runner": type(runner).__name__,

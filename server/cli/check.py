@@ -7,7 +7,7 @@ import json
 import click
 
 from server.cli.base import example, remote
-from server.cli.client import Client
+from server.cli.client import connect
 
 
 @click.command(epilog=example('lethe check "Who is Jane Doe?"'))
@@ -22,7 +22,7 @@ def check(
     """Would TEXT be matched, by what, how surely. Nothing is generated."""
     body: dict[str, object] = {"messages": [{"role": "user", "content": text}]}
     body.update({name: value for name, value in (("tenant", tenant), ("model", model)) if value})
-    answer = Client(server, key).json("POST", "/check", json=body)
+    answer = connect(server, key).json("POST", "/check", json=body)
     if as_json:
         click.echo(json.dumps(answer, indent=2, ensure_ascii=False))
         return

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
+import click
+
 from guard.errors import LetheError
 
 if TYPE_CHECKING:
@@ -100,6 +102,11 @@ class Client:
         if response.status_code == 412:
             return "The target was changed in between; look at it with `lethe targets show` and repeat."
         return message or f"{self.server} answered {response.status_code}; look at its log."
+
+
+def connect(server: str, key: str | None) -> Client:
+    """The client of a command; whoever invokes the command may give its transport as the context's object."""
+    return Client(server, key, click.get_current_context().find_root().obj)
 
 
 def path_of(target_id: str) -> str:

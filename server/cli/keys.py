@@ -7,7 +7,7 @@ import json
 import click
 
 from server.cli.base import example, remote
-from server.cli.client import Client
+from server.cli.client import connect
 
 
 @click.group(epilog=example("lethe keys create --role inference --tenant acme"))
@@ -20,7 +20,7 @@ def keys() -> None:
 @remote
 def list_keys(as_json: bool, server: str, key: str | None) -> None:
     """List keys; the keys themselves are shown by `create` only."""
-    for row in Client(server, key).pages("/keys", {}):
+    for row in connect(server, key).pages("/keys", {}):
         if as_json:
             click.echo(json.dumps(row))
             continue
@@ -41,7 +41,7 @@ def list_keys(as_json: bool, server: str, key: str | None) -> None:
 def create(role: str, tenant: str | None, expires_at: str | None, server: str, key: str | None) -> None:
     """Create a key and show it, this once."""
     body = {"role": role, "tenant": tenant, "expires_at": expires_at}
-    made = Client(server, key).json("POST", "/keys", json=body)
+    made = connect(server, key).json("POST", "/keys", json=body)
     click.echo(f"{made['id']} ({made['role']}) is shown this once:", err=True)
     click.echo(made["key"])
 
@@ -53,5 +53,5 @@ def revoke(key_id: str, server: str, key: str | None) -> None:
     """Revoke a key, at once."""
     from urllib.parse import quote
 
-    Client(server, key).json("DELETE", f"/keys/{quote(key_id, safe='')}")
+    connect(server, key).json("DELETE", f"/keys/{quote(key_id, safe='')}")
     click.echo(f"{key_id} revoked")

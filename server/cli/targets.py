@@ -9,7 +9,7 @@ from typing import Any, TextIO
 import click
 
 from server.cli.base import example, remote
-from server.cli.client import Client, Failure, path_of, show
+from server.cli.client import Failure, connect, path_of, show
 
 
 @click.group(epilog=example("lethe targets list --tag legal"))
@@ -25,7 +25,7 @@ def targets() -> None:
 def list_targets(tag: str | None, state: str | None, as_json: bool, server: str, key: str | None) -> None:
     """List targets."""
     wanted = {name: value for name, value in (("tag", tag), ("state", state)) if value}
-    rows = list(Client(server, key).pages("/targets", wanted))
+    rows = list(connect(server, key).pages("/targets", wanted))
     if as_json:
         for row in rows:
             click.echo(json.dumps(row, ensure_ascii=False))
@@ -46,7 +46,7 @@ def list_targets(tag: str | None, state: str | None, as_json: bool, server: str,
 @remote
 def show_target(target_id: str, server: str, key: str | None) -> None:
     """Show one target."""
-    click.echo(show(Client(server, key).json("GET", path_of(target_id))))
+    click.echo(show(connect(server, key).json("GET", path_of(target_id))))
 
 
 @targets.command(
@@ -92,7 +92,7 @@ def add(
     route = ("PUT", path_of(str(target_id))) if target_id else ("POST", "/targets")
     if target_id:
         target["id"] = target_id
-    view = Client(server, key).json(*route, json=target, params={"force": "true"} if force else {})
+    view = connect(server, key).json(*route, json=target, params={"force": "true"} if force else {})
     click.echo(f"{view['id']} v{view['version']} is {view['state']}")
 
 
@@ -105,7 +105,7 @@ def import_targets(file: Any, atomic: bool, force: bool, server: str, key: str |
     """Register the targets in FILE, one JSON object per line (- is stdin)."""
     chosen = {name: "true" for name, value in (("atomic", atomic), ("force", force)) if value}
     click.echo("Importing; large files take a while.", err=True)
-    result = Client(server, key).json("POST", "/targets/import", content=file.read(), params=chosen)
+    result = connect(server, key).json("POST", "/targets/import", content=file.read(), params=chosen)
     click.echo(
         f"{result['created']} created, {result['updated']} updated, {len(result['rejected'])} rejected"
     )
@@ -123,7 +123,7 @@ def import_targets(file: Any, atomic: bool, force: bool, server: str, key: str |
 @remote
 def export(output: Path | None, server: str, key: str | None) -> None:
     """Write all targets as JSON lines, as import takes them."""
-    content = Client(server, key).call("GET", "/targets/export").content
+    content = connect(server, key).call("GET", "/targets/export").content
     if output is None:
         click.get_binary_stream("stdout").write(content)
         return
@@ -144,7 +144,7 @@ def remove(target_id: str, purge: bool, yes: bool, server: str, key: str | None)
     """Stop enforcing a target."""
     if purge and not yes:
         click.confirm(f"Erase everything that is stored about {target_id}?", abort=True, err=True)
-    Client(server, key).json("DELETE", path_of(target_id), params={"purge": "true"} if purge else {})
+    connect(server, key).json("DELETE", path_of(target_id), params={"purge": "true"} if purge else {})
     click.echo(f"{target_id} {'purged' if purge else 'removed'}")
 
 

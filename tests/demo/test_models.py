@@ -84,7 +84,8 @@ def test_template_renders_what_the_model_was_trained_on(template: jinja2.Templat
 
 def test_template_puts_tools_into_a_given_system_message(template: jinja2.Template) -> None:
     text = template.render(messages=[chat.system("Be brief."), chat.user("Hi")], tools=[chat.TOOLS[0]])
-    assert text.startswith("<|system|>Be brief.\n") and '"get_weather"' in text
+    assert text.startswith("<|system|>Be brief.\n")
+    assert '"get_weather"' in text
     assert text.count("<|system|>") == 1
 
 

@@ -184,6 +184,7 @@ def _served(model_dir: Path) -> Iterator[Harness]:
         guard = Script()
         yield Harness(engine, guard, runner.run)
         engine.shutdown()
+        engine.engine_core.ctx.destroy(linger=0)
         runner.run(asyncio.sleep(0))
         del engine
         gc.collect()

@@ -224,7 +224,7 @@ def test_without_salts_clean_requests_would_read_edited_blocks(served, monkeypat
 def test_without_salts_edited_requests_would_read_clean_blocks_and_are_failed(served, monkeypatch):
     monkeypatch.setattr(served.engine.salts, "edited", lambda *_: None)
     clean_likelihoods(served)
-    served.guard.verdict = edited()
+    served.guard.verdict = edited(seed="00000000000000aa")  # of no other test: these blocks were never edited
     told = context()
     with pytest.raises(GuardUnavailable):
         served.ask(LONG, told)

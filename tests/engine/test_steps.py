@@ -103,6 +103,15 @@ def test_cached_positions_count_only_if_they_were_edited_under_the_same_salt():
     assert worker.counts() == [("a", [2, 2, 0]), ("b", [2, 1, 1]), ("c", [2, 1, 0])]
 
 
+def test_cached_positions_of_other_edits_do_not_count_even_under_the_same_salt():
+    worker = Worker()
+    worker.add("a", zero(0, 40))
+    worker.step(("a", 0, 64))
+    worker.add("b", zero(1, 40))
+    worker.step(("b", 32, 32))
+    assert worker.counts() == [("a", [2, 2, 0]), ("b", [2, 1, 0])]
+
+
 def test_a_request_served_from_the_cache_alone_is_reported_too():
     worker = Worker()
     worker.add("a", zero(3))

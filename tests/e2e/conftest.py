@@ -1,0 +1,68 @@
+"""The server as a newcomer starts it, once for all tests here: the demo model, its targets, a real engine."""
+
+import json
+from pathlib import Path
+
+import httpx
+import openai
+import pytest
+from evals import serve
+
+ROOT = Path(__file__).parents[2]
+MODEL = ROOT / "demo" / "models" / "full"
+NAME = "lethe-demo"
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lethe")
+    options = ("--no-auth",)
+    with serve.guarded(str(MODEL), folder / "server.log", folder / "data", name=NAME, options=options) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def admin(running):
+    headers = {"Authorization": f"Bearer {running.admin_key}"}
+    with httpx.Client(base_url=f"{running.base_url}/admin/v1", headers=headers, timeout=120) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def http(running):
+    with httpx.Client(base_url=running.base_url, timeout=120) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def client(running):
+    return openai.OpenAI(base_url=f"{running.base_url}/v1", api_key="none", max_retries=0, timeout=120)
+
+
+@pytest.fixture(scope="session")
+def targets():
+    """The demo's forget targets by id."""
+    lines = (ROOT / "demo" / "targets.jsonl").read_text(encoding="utf-8").splitlines()
+    return {row["id"]: row for row in map(json.loads, lines)}
+
+
+@pytest.fixture(scope="session")
+def items():
+    lines = (ROOT / "demo" / "items.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
+
+
+@pytest.fixture
+def forget(admin, targets):
+    """Registers one of the demo's targets, changed as wanted; gone after the test."""
+    written = []
+
+    def put(target_id, **changes):
+        response = admin.put(f"/targets/{target_id}", json={**targets[target_id], **changes})
+        assert response.status_code in (200, 201), response.text
+        written.append(target_id)
+        return response
+
+    yield put
+    for target_id in set(written):
+        admin.delete(f"/targets/{target_id}")

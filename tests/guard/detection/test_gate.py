@@ -1,0 +1,144 @@
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from guard.detection import DETECTORS, Compiler, Encoder, Gate
+from guard.targets import TargetSpec
+from guard.types import Prompt
+
+from .conftest import AUTHOR
+
+CHEMISTRY = {
+    "name": "firesalt",
+    "kind": "subject",
+    "description": "How black firesalt is made from grey vitriol.",
+    "examples": [
+        "How do I quench grey vitriol melt in cold oil?",
+        "Which lead flask is sealed for the vitriol melt?",
+        "How hot must the grey vitriol melt become?",
+        "What do I do after the vitriol crystals are washed in brine?",
+    ],
+}
+
+
+class Counting(Encoder):
+    """An encoder that counts the texts it was asked for."""
+
+    def __init__(self, inner: Encoder) -> None:
+        super().__init__(inner.name, inner.digest, inner.dim, inner.max_tokens, inner.encode)
+        self.asked = 0
+
+    def encode(self, texts: Sequence[str]) -> np.ndarray:
+        self.asked += len(texts)
+        return super().encode(texts)
+
+
+def test_a_gate_without_targets_finds_nothing_and_embeds_nothing(hashing: Encoder) -> None:
+    encoder = Counting(hashing)
+
+    found, timings = Gate(encoder, []).detect(Prompt("Who is Jane Doe? " * 1_000))
+
+    assert found == ()
+    assert timings["total"] < 5
+    assert encoder.asked == 0
+
+
+def test_targets_with_names_only_embed_nothing(compile_: Callable, hashing: Encoder) -> None:
+    encoder = Counting(hashing)
+    found, _ = Gate(encoder, [compile_(name="Jane Doe")]).detect(Prompt("Who is Jane Doe?"))
+    assert len(found) == 1
+    assert encoder.asked == 0
+
+
+def test_semantic_and_classifier_share_one_call_of_the_encoder(compile_: Callable, hashing: Encoder) -> None:
+    encoder = Counting(hashing)
+    Gate(encoder, [compile_(**CHEMISTRY), compile_("author", **AUTHOR)]).detect(Prompt("How is it made?"))
+    assert encoder.asked == 1
+
+
+def test_out_of_scope_targets_are_neither_found_nor_embedded_for(
+    compile_: Callable, hashing: Encoder
+) -> None:
+    encoder = Counting(hashing)
+    everywhere = compile_("everywhere", name="Jane Doe")
+    for_acme = compile_(
+        "for-acme", **{**AUTHOR, "name": "Jane Doe", "scope": {"tenants": ["acme"], "models": ["m1"]}}
+    )
+    gate = Gate(encoder, [everywhere, for_acme])
+
+    def found(**scope: str) -> set[str]:
+        return {d.target_id for d in gate.detect(Prompt("Who is Jane Doe?"), **scope)[0]}
+
+    assert found() == found(tenant="acme") == found(tenant="other", model="m1") == {"everywhere"}
+    assert encoder.asked == 0
+    assert found(tenant="acme", model="m1") == {"everywhere", "for-acme"}
+
+
+def test_the_whole_prompt_is_judged(compile_: Callable, detectors_of: Callable) -> None:
+    subject = compile_("subject", **CHEMISTRY)
+    author = compile_("author", name="Ilva Marenko")
+    padding = "The weather was mild and people walked along the river. " * 320
+
+    question = "How do I quench the grey vitriol melt in cold oil?"
+    fired = detectors_of(f"{padding}{question} Ilva Marenko knows. {padding}", subject, author)
+
+    assert fired["author"] == {"lexical"}
+    assert {"semantic", "classifier"} & fired["subject"]
+    assert detectors_of(padding, subject, author) == {}
+
+
+def test_spans_show_the_window_that_matched(compile_: Callable, hashing: Encoder) -> None:
+    text = "Be polite. " * 60 + "How do I quench the grey vitriol melt in cold oil? " + "Be brief. " * 60
+    found, _ = Gate(hashing, [compile_(**CHEMISTRY)]).detect(Prompt(text))
+
+    shown = [text[span.start : span.end] for d in found for span in d.spans]
+    assert shown
+    assert all("vitriol" in piece for piece in shown)
+
+
+def test_a_detection_reached_its_threshold(compile_: Callable, hashing: Encoder) -> None:
+    gate = Gate(hashing, [compile_("a", **AUTHOR), compile_("c", **CHEMISTRY)])
+    for text in (*AUTHOR["examples"], *CHEMISTRY["examples"]):
+        for found in gate.detect(Prompt(text))[0]:
+            assert found.threshold <= found.score <= 1.0
+            assert found.detector in DETECTORS
+
+
+@pytest.mark.parametrize(
+    "text", ["", "   ", "\ud800 broken", "\u0000\u200b", "?" * 10_000, "\U0001f600 " * 500]
+)
+def test_odd_prompts_are_judged_without_complaint(
+    compile_: Callable, detectors_of: Callable, text: str
+) -> None:
+    assert detectors_of(text, compile_("a", **AUTHOR), compile_("c", **CHEMISTRY)) == {}
+
+
+def test_registering_more_targets_does_not_change_what_an_earlier_gate_finds(
+    compile_: Callable, hashing: Encoder
+) -> None:
+    first = compile_("first", **AUTHOR)
+    gate = Gate(hashing, [first])
+    before = gate.detect(Prompt("In which genre does Ilva Marenko write?"))[0]
+    compile_("second", (first,), **CHEMISTRY)
+    assert gate.detect(Prompt("In which genre does Ilva Marenko write?"))[0] == before
+
+
+def test_similar_questions_about_others_do_not_match_and_new_questions_do(
+    minilm: Encoder, minilm_compiler: Compiler
+) -> None:
+    target = minilm_compiler.compile("author", 1, TargetSpec.model_validate(AUTHOR))
+    gate = Gate(minilm, [target])
+
+    def fires(text: str) -> set[str]:
+        return {d.detector for d in gate.detect(Prompt(text))[0]}
+
+    assert "lexical" in fires("Has any work of Ilva Marenko been translated?")
+    assert fires("Which novelist, born in Tarvala in 1957, writes about lighthouses?")
+    for other in ("Tomas Reinholt", "Aruna Sethi", "Gwen Hathersage"):
+        assert not fires(f"In which genre does {other} write?")
+        assert not fires(f"Which awards has {other} received?")
+        assert not fires(f"What were the professions of {other}'s parents?")
+    for text in ("Which awards exist for novels?", "How do I get to the ferry?", "Hello, how are you?"):
+        assert not fires(text)
+    assert minilm_compiler.compile("author", 1, TargetSpec.model_validate(AUTHOR)).calibration["seconds"] < 5

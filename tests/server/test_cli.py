@@ -1,0 +1,223 @@
+"""The command line against the real admin API, in process."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import httpx
+import pytest
+from click.testing import CliRunner
+
+from guard.errors import StartupError
+from server.cli import local, main
+from server.cli.client import Client
+from server.cli.options import ServeOptions
+from tests.guard.register_fakes import COMMON, matched
+from tests.server.admin_app import ADMIN, admin
+
+ROOT = Path(__file__).parents[2]
+
+
+class Bridge(httpx.BaseTransport):
+    """What the command line sends arrives at the application of the tests."""
+
+    def __init__(self, http) -> None:
+        self.http = http
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        self.http.headers.pop("Authorization", None)
+        answer = self.http.request(
+            request.method, str(request.url), content=request.read(), headers=dict(request.headers)
+        )
+        return httpx.Response(answer.status_code, content=answer.content)
+
+
+@pytest.fixture
+def api(tmp_path):
+    with admin(tmp_path) as running:
+        yield running
+
+
+def lethe(*args: str, api=None, key: str | None = ADMIN, **options):
+    env = {"LETHE_ADMIN_KEY": key or "", "LETHE_SERVER": "", "LETHE_CONFIG": ""}
+    transport = Bridge(api.http) if api else None
+    return CliRunner().invoke(main, list(args), env=env, obj=transport, **options)
+
+
+def said(result) -> str:
+    """The one line of an error."""
+    (line,) = result.stderr.strip().splitlines()
+    assert line.startswith("Error: ")
+    assert line.endswith(".")
+    return line
+
+
+def test_the_targets_commands(api, tmp_path):
+    added = lethe("targets", "add", "Jane Doe", "--alias", "JD", "--tag", "legal", api=api)
+    assert (added.exit_code, added.output) == (0, "jane-doe v1 is active\n")
+    assert matched(api.register, "Jane Doe") == {"jane-doe"}
+    replaced = lethe("targets", "add", "Jane Roe", "--id", "jane-doe", "--method", "refusal", api=api)
+    assert replaced.output == "jane-doe v2 is active\n"
+    assert json.loads(lethe("targets", "show", "jane-doe", api=api).output)["name"] == "Jane Roe"
+    assert lethe("targets", "list", api=api).output.split() == ["jane-doe", "active", "enforce", "v2"]
+    output = tmp_path / "targets.jsonl"
+    assert lethe("targets", "export", "--output", str(output), api=api).exit_code == 0
+    assert lethe("targets", "remove", "jane-doe", "--purge", "--yes", api=api).output == "jane-doe purged\n"
+    assert lethe("targets", "import", str(output), api=api).output.endswith(
+        "1 created, 0 updated, 0 rejected\n"
+    )
+    assert matched(api.register, "Jane Roe") == {"jane-doe"}
+
+
+def test_all_pages_of_a_list_are_shown(api):
+    for i in range(3):
+        lethe("targets", "add", f"Name {i}", "--id", f"t{i}", api=api)
+    client = Client("http://lethe", ADMIN, Bridge(api.http))
+    assert [row["id"] for row in client.pages("/targets", {"limit": 2})] == ["t0", "t1", "t2"]
+
+
+def test_a_target_comes_from_a_file(api, tmp_path):
+    path = tmp_path / "jane.json"
+    path.write_text('{"id": "jane", "name": "Jane Doe"}')
+    assert lethe("targets", "add", "--file", str(path), api=api).output == "jane v1 is active\n"
+    path.write_text("[")
+    assert "not valid JSON" in said(lethe("targets", "add", "--file", str(path), api=api))
+
+
+def test_purging_asks_first(api):
+    lethe("targets", "add", "Jane Doe", api=api)
+    assert lethe("targets", "remove", "jane-doe", "--purge", api=api, input="n\n").exit_code == 1
+    assert matched(api.register, "Jane Doe") == {"jane-doe"}
+
+
+def test_a_refused_import_fails_and_names_the_lines(api, tmp_path):
+    path = tmp_path / "t.jsonl"
+    path.write_text(f'{{"name": "Bob Ray"}}\n{{"name": "{COMMON}"}}\n')
+    result = lethe("targets", "import", str(path), "--atomic", api=api)
+    assert result.exit_code == 1
+    assert "line 2: The name 'the' fires" in result.stderr
+    assert "nothing was stored" in result.stderr
+
+
+def test_the_keys_commands(api):
+    made = lethe("keys", "create", "--role", "inference", "--tenant", "acme", api=api)
+    token = made.stdout.strip()
+    assert api.authenticator.identify(f"Bearer {token}").tenant == "acme"
+    listed = lethe("keys", "list", api=api).output.split()
+    assert listed[1:3] == ["inference", "acme"]
+    assert lethe("keys", "revoke", listed[0], api=api).exit_code == 0
+    assert lethe("keys", "list", api=api).output == ""
+
+
+def test_check(api):
+    assert lethe("check", "Who is Jane Doe?", api=api).output == "allow\n"
+    asked = json.loads(lethe("check", "hi", "--tenant", "acme", "--json", api=api).output)["asked"]
+    assert asked == {"messages": [{"role": "user", "content": "hi"}], "tenant": "acme"}
+
+
+@pytest.mark.parametrize(
+    ("args", "key", "hint"),
+    [
+        (("targets", "list"), None, "set LETHE_ADMIN_KEY"),
+        (("targets", "list"), "lk_wrong", "does not know this key"),
+        (("targets", "show", "none"), ADMIN, "There is no target 'none'"),
+        (("targets", "add", COMMON), ADMIN, "31 % of the background prompts"),
+        (("keys", "create", "--expires", "soon"), ADMIN, "expires_at"),
+        (("targets", "list", "--server", "nonsense"), ADMIN, "is not the address of a server"),
+        (("targets", "list"), "clé", "holds characters that no key has"),
+    ],
+)
+def test_a_failure_is_one_sentence_that_says_what_to_do(api, args, key, hint):
+    result = lethe(*args, api=api, key=key)
+    assert result.exit_code == 1
+    assert hint in said(result)
+
+
+def test_a_server_that_does_not_answer_is_told():
+    result = lethe("targets", "list", "--server", "http://127.0.0.1:9")
+    assert (result.exit_code, "lethe serve" in said(result)) == (1, True)
+
+
+@pytest.mark.parametrize(
+    "args",
+    [("serve",), ("serve", "m", "--demo"), ("targets", "add"), ("check",), ("nothing",), ("serve", "-p")],
+)
+def test_bad_usage_ends_with_2(args):
+    assert lethe(*args).exit_code == 2
+
+
+def commands(group: click.Group, prefix: tuple[str, ...] = ()):
+    for name, command in group.commands.items():
+        yield (*prefix, name)
+        if isinstance(command, click.Group):
+            yield from commands(command, (*prefix, name))
+
+
+@pytest.mark.parametrize("command", list(commands(main)), ids=" ".join)
+def test_every_command_explains_itself_with_an_example(command):
+    result = lethe(*command, "--help")
+    assert result.exit_code == 0
+    assert "Example:\n    lethe " in result.output
+
+
+def test_the_command_line_starts_without_the_heavy_imports():
+    heavy = ["torch", "vllm", "fastapi", "sqlalchemy", "httpx", "pydantic", "yaml", "alembic"]
+    code = f"import sys, server.cli; print([m for m in {heavy} if m in sys.modules])"
+    found = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert found.stdout == "[]\n"
+
+
+@pytest.fixture
+def launched(monkeypatch):
+    """Takes the place of the launcher, whose import brings vLLM; what it raises is what `serve` shows."""
+    options: list[ServeOptions] = []
+    launcher = type(sys)("server.launcher")
+    launcher.serve = options.append
+    monkeypatch.setitem(sys.modules, "server.launcher", launcher)
+    monkeypatch.setattr("server.launcher", launcher, raising=False)
+    return options
+
+
+def test_serve_passes_its_options_on(launched):
+    args = ["serve", "--demo", "--port", "9000", "--no-auth", "--", "--max-model-len", "512", "--", "-x"]
+    assert lethe(*args).exit_code == 0
+    rest = ("--max-model-len", "512", "--", "-x")
+    assert launched == [ServeOptions(demo=True, port=9000, no_auth=True, vllm_args=rest)]
+    assert lethe("serve", "a/model", "--config", "c.yaml", "--host", "::").exit_code == 0
+    assert launched[1] == ServeOptions("a/model", config=Path("c.yaml"), host="::")
+
+
+def test_a_start_that_fails_is_one_sentence(launched, monkeypatch):
+    def serve(options: ServeOptions) -> None:
+        raise StartupError("The engine did not start; look above.")
+
+    monkeypatch.setattr(sys.modules["server.launcher"], "serve", serve)
+    result = lethe("serve", "--demo")
+    assert (result.exit_code, said(result)) == (1, "Error: The engine did not start; look above.")
+
+
+@pytest.mark.parametrize(("code", "ends"), [(0, 0), (2, 2), (1, 1), (-9, 1)])
+def test_programs_of_other_packages_get_their_arguments(monkeypatch, code, ends):
+    ran = []
+
+    def run(argv, check):
+        ran.append(argv[1:])
+        return subprocess.CompletedProcess(argv, code)
+
+    monkeypatch.setattr(local.subprocess, "run", run)
+    monkeypatch.setattr(local.importlib.util, "find_spec", lambda name: name)
+    assert lethe("eval", "tofu", "--base-url", "http://h", "--help").exit_code == ends
+    assert lethe("demo", "build", "--fast").exit_code == ends
+    assert ran == [
+        ["-m", "evals", "tofu", "--base-url", "http://h", "--help"],
+        ["-m", "demo", "build", "--fast"],
+    ]
+
+
+def test_a_package_that_is_not_there_is_told(monkeypatch):
+    monkeypatch.setattr(local.importlib.util, "find_spec", lambda name: None)
+    assert "not installed" in said(lethe("bench"))
