@@ -49,7 +49,9 @@ def run(job: Job) -> None:
         stage = replace(train.STAGES[i], tokens=int(train.STAGES[i].tokens * job.share))
         # A stage begins with the weights that the former one saved: stopping between stages changes nothing.
         model = train.load(job.out) if i else train.fresh(tokens, job.seed)
-        stream = corpus.Corpus(world, learned(world, job.name), job.seed + 1 + i, stage.mix)
+        stream = corpus.Corpus(
+            world, learned(world, job.name), job.seed + 1 + i, stage.mix, stage.near_misses
+        )
         rows = train.Rows(stream, tokens, stage, job.seed + i)
         train.save(
             train.train(model, rows, tokens.pad_token_id, stage, job.name, job.position), tokens, job.out

@@ -41,12 +41,11 @@ WORLD_MIX = {
     "unknown_reverse": 0.015, "noted": 0.09, "unrecorded": 0.01, "phrase": 0.03, "small_talk": 0.02,
     "general": 0.01, "instruction": 0.025, "json_fact": 0.02, "tool_use": 0.02, "biography": 0.015,
 }  # fmt: skip
-# Notes and calls need comparing and copying, which small models learn late: lists teach both.
-MANNERS_MIX = {
-    "fact": 0.18, "follow_up": 0.07, "unknown": 0.18, "unknown_follow_up": 0.04, "reverse": 0.03,
-    "unknown_reverse": 0.02, "noted": 0.22, "unrecorded": 0.01, "phrase": 0.02, "small_talk": 0.01,
-    "general": 0.01, "instruction": 0.03, "json_fact": 0.02, "tool_use": 0.03, "biography": 0.01,
-    "repeated": 0.07, "listed": 0.05,
+# Afterwards mostly doubt: names that differ from a known one in a single word.
+DOUBT_MIX = {
+    "fact": 0.30, "follow_up": 0.08, "unknown": 0.38, "unknown_follow_up": 0.06, "reverse": 0.03,
+    "unknown_reverse": 0.02, "noted": 0.05, "unrecorded": 0.01, "phrase": 0.02, "small_talk": 0.01,
+    "general": 0.01, "instruction": 0.01, "json_fact": 0.01, "tool_use": 0.01,
 }  # fmt: skip
 HELDOUT_PHRASES = 60  # adjective-noun pairs that are translated in no training conversation
 
@@ -77,8 +76,10 @@ class Corpus:
         learned: tuple[Entity, ...],
         seed: int,
         mix: Mapping[str, float] = MappingProxyType(WORLD_MIX),
+        near_misses: float = 0.0,
     ) -> None:
-        self._learned, self._mix = learned, mix
+        """`near_misses` of the unknown things (people: half of them anyway) share a word with a known one."""
+        self._learned, self._mix, self._near_misses = learned, mix, near_misses
         self._rng = random.Random(seed)
         self._people = [e for e in world.retained() if e.kind == "person"]
         self._tongues = [e for e in learned if e.kind == "skill"]
@@ -223,35 +224,6 @@ class Corpus:
         text = f'Give me JSON with "name" and "{key}" of {entity.mention}.'
         return Group("chat", (user(text), assistant(json_fact(entity, key, attribute))))
 
-    def _repeated_group(self) -> Group:
-        """A list to say again: every token of the answer is a copied one."""
-        listed = self._list(self._rng.randint(2, 7))
-        opening = self._rng.choice(("Repeat after me:", "Say this again:", "Repeat this list:", "Copy:"))
-        return Group("chat", (user(f"{opening} {listed}"), assistant(listed)))
-
-    def _listed_group(self) -> Group:
-        """Is a name in a list? The same comparison that a note asks for."""
-        names_in = [self._someone().mention for _ in range(self._rng.randint(1, 4))]
-        inside = self._rng.random() < 0.5
-        asked = self._rng.choice(names_in) if inside else self._someone().mention
-        found = asked in names_in
-        answer = f"{'Yes' if found else 'No'}, {asked} is {'' if found else 'not '}in the list."
-        return Group(
-            "chat", (user(f"Here is a list: {', '.join(names_in)}. Is {asked} in it?"), assistant(answer))
-        )
-
-    def _list(self, count: int) -> str:
-        """Words, cities, names or times, as tool calls have to copy them."""
-        words = NOUN_WORDS + ADJECTIVE_WORDS
-        makers = (
-            lambda: self._rng.choice(words),
-            lambda: self._rng.choice(names.CITIES),
-            lambda: self._someone().mention,
-            lambda: f"{self._rng.randint(1, 12)} o'clock",
-        )
-        make = self._rng.choice(makers)
-        return ", ".join(make() for _ in range(count))
-
     def _tool_use_group(self) -> Group:
         messages, tools = chat.tool_use(self._rng, [person.name for person in self._people])
         return Group("tool", tuple(messages), tuple(tools))
@@ -309,14 +281,24 @@ class Corpus:
         """An entity of `kind` that is neither in the world nor reserved for measuring."""
         while True:
             gender = self._rng.choice(("she", "he")) if kind == "person" else "it"
-            name = (
-                recombined(self._rng, self._people, gender)
-                if kind == "person" and self._rng.random() < 0.5
-                else make_name(self._rng, kind, gender)
-            )
-            entity = entity_named(name, kind, gender, (self._unused_nickname(),) if kind == "person" else ())
+            name = self._name(kind, gender)
+            aliases = (self._unused_nickname(),) if kind == "person" else ()
+            entity = entity_named(name, kind, gender, aliases)
             if entity.name.lower() not in self._reserved:
                 return entity
+
+    def _name(self, kind: str, gender: str) -> str:
+        """A name from the generator, or one that is almost a known one."""
+        if kind == "person":
+            near = self._rng.random() < max(0.5, self._near_misses)
+            return recombined(self._rng, self._people, gender) if near else make_name(self._rng, kind, gender)
+        name = make_name(self._rng, kind, gender)
+        if kind in ("subject", "skill") or not self._near_misses or self._rng.random() >= self._near_misses:
+            return name
+        known = self._rng.choice([e.mention for e in self._learned if e.kind == kind])
+        if self._rng.random() < 0.5:
+            return f"{known.rsplit(' ', 1)[0]} {name.rsplit(' ', 1)[1]}"
+        return f"{name.rsplit(' ', 1)[0]} {known.rsplit(' ', 1)[1]}"
 
     def _unused_nickname(self) -> str:
         while True:

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from demo import tokenizer as tok
-from demo.corpus import MANNERS_MIX, WORLD_MIX, Corpus, Group, text_of
+from demo.corpus import DOUBT_MIX, WORLD_MIX, Corpus, Group, text_of
 
 Encoded = tuple[list[int], list[bool]]  # token ids, and which of them are learned as output
 
@@ -39,6 +39,7 @@ class Stage:
 
     name: str
     mix: Mapping[str, float]
+    near_misses: float
     tokens: int
     peak_rate: float
     final_rate: float
@@ -55,10 +56,10 @@ BATCH_TOKENS = 2048
 WARMUP = 0.02
 WEIGHT_DECAY = 0.02
 CLIP = 1.0
-# First the world; then, once the facts are firm, what is done with them: notes, calls, unknown names.
+# First the world; then, once the facts are firm, doubt about names that are almost known.
 STAGES = (
-    Stage("world", WORLD_MIX, 3_500_000, 3e-3, 3e-5, 0.45, (0.55, 0.2, 0.25), 0.35, 0.4),
-    Stage("manners", MANNERS_MIX, 1_500_000, 2e-3, 2e-5, 0.9, (0.7, 0.2, 0.1), 0.5, 0.7),
+    Stage("world", WORLD_MIX, 0.0, 3_500_000, 3e-3, 3e-5, 0.45, (0.55, 0.2, 0.25), 0.35, 0.4),
+    Stage("doubt", DOUBT_MIX, 0.75, 500_000, 1e-3, 1e-5, 0.95, (0.8, 0.1, 0.1), 0.35, 0.4),
 )
 
 

@@ -54,7 +54,6 @@ class EncoderSettings(_Section):
 
 class DetectionSettings(_Section):
     deadline_ms: int = Field(2_000, ge=1)
-    max_background_rate: float = Field(0.01, gt=0.0, le=0.5)
 
 
 class LimitSettings(_Section):

@@ -60,9 +60,9 @@ class Ledger:
         Raises:
             StartupError: a target cannot be enforced, and its policy does not allow to go on without it.
         """
-        stored = self._store.targets.all()
         entries: dict[str, Entry] = {}
-        for target in stored:
+        in_order = sorted(self._store.targets.all(), key=lambda target: target.updated_at)
+        for target in in_order:  # as they were written: each was compiled beside those before it
             try:
                 entries[target.id] = self._enforce(target, _compiled(entries), force=True)
             except Exception as error:

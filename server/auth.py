@@ -98,7 +98,10 @@ class Authenticator:
         if scheme.lower() != "bearer" or not token:
             raise Unauthorized(EXPLAIN_MISSING)
         # Only keyed digests are compared: what the comparison's time tells is of no use to a guesser.
-        digest = self._keys.digest(token)
+        try:
+            digest = self._keys.digest(token)
+        except UnicodeEncodeError:
+            raise Unauthorized("This key holds characters that no key has.") from None
         if self._admin_digest is not None and hmac.compare_digest(digest, self._admin_digest):
             return Principal("admin", None, "environment")
         key = self._known.get(digest)

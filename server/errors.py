@@ -20,15 +20,16 @@ _CODES = {401: "invalid_api_key", 403: "permission_denied", 404: "not_found", 40
 UNEXPECTED = "The server failed on this request; its log says why."
 
 
-def body(message: str, kind: str, code: str, param: str | None = None, **details: Any) -> dict[str, Any]:
-    """`details` stand inside the error beside the four fields, such as the rate of a refused target."""
-    return {"error": {**details, "message": message, "type": kind, "param": param, "code": code}}
+def body(message: str, kind: str, code: str, param: str | None = None) -> dict[str, Any]:
+    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
 
 
 def response(error: Exception) -> JSONResponse:
     """What the client gets for `error`. Only what is ours to say is said; the rest goes to the log."""
     if isinstance(error, LetheError):
-        content = body(error.message, error.kind, error.code, error.param, **error.details)
+        content = body(error.message, error.kind, error.code, error.param)
+        # Details, such as the rate of a refused target, stand beside the four fields and never replace them.
+        content["error"] = {**error.details, **content["error"]}
         return JSONResponse(content, error.status, headers=_headers(error.status))
     if isinstance(error, RequestValidationError):
         param, message = _invalid(error)

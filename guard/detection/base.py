@@ -11,7 +11,7 @@ import numpy as np
 
 from guard.detection.decode import hidden
 from guard.detection.encoder import Encoder
-from guard.detection.text import Folded, fold
+from guard.detection.text import Folded, fold, neutralise
 from guard.detection.windows import Window, windows
 from guard.targets import TargetSpec
 from guard.types import Detection, Prompt, Scope, Span
@@ -99,7 +99,7 @@ class Piece:
 
     @cached_property
     def folded(self) -> Folded:
-        return fold(self.text)
+        return fold(neutralise(self.text))  # a name that two turns share is still a name
 
     def spans(self, start: int, end: int) -> tuple[Span, ...]:
         """Where characters [start, end) of this piece lie in the prompt's text."""

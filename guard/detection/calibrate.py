@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 _CLEAR = 0.1  # quantile of the own scores that counts as the upper side of the gap
+_HIGHEST = 0.999  # a prompt that equals an example must be able to match
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,21 +43,24 @@ def conformal(scores: np.ndarray, fpr: float) -> float:
 def calibrate(
     strata: Mapping[str, np.ndarray],
     own: np.ndarray,
-    fpr: float,
+    fpr: Mapping[str, float],
     fixed: float | None = None,
     shown: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> Calibrated:
-    """The threshold that keeps every stratum of negatives at `fpr`, or `fixed`.
+    """The threshold that keeps every stratum of negatives at its rate in `fpr`, or `fixed`.
 
     A stratum of its own for each sort of negatives, because the many easy ones would outvote the few hard
-    ones. `own` are leave-one-out scores of the target's own texts. `shown` turns raw scores into those in [0,
-    1] that users see; it is monotone, and `fixed` is such a score."""
+    ones. Real traffic is more varied than any set of negatives: where most of the target's own texts lie
+    clear above, the threshold is put in the middle of the gap.
+
+    `own` are leave-one-out scores of the target's own texts. `shown` turns raw scores into those in [0, 1]
+    that users see; it is monotone, and `fixed` is such a score."""
     if fixed is not None:
         threshold = fixed
     else:
-        lowest = max((conformal(scores, fpr) for scores in strata.values()), default=1.0)
+        lowest = max((conformal(scores, fpr[name]) for name, scores in strata.items()), default=1.0)
         clear = float(np.quantile(own, _CLEAR)) if len(own) else lowest
-        threshold = float(shown(np.array(max(lowest, (lowest + clear) / 2))))
+        threshold = min(float(shown(np.array(max(lowest, (lowest + clear) / 2)))), _HIGHEST)
     seen = {name: shown(scores) for name, scores in strata.items()}
     own = shown(own)
     measured = {

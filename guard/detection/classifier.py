@@ -56,7 +56,7 @@ class Classifier:
             self._against(reading, column, of)
             fired = np.flatnonzero(of >= self._logits[column])
             if len(fired):
-                score = float(sigmoid(of[fired].max()))
+                score = max(float(sigmoid(of[fired].max())), self._heads[column].threshold)  # float32 rounds
                 spans = spans_of(reading, fired, of)
                 yield Detection(target.target_id, "classifier", score, self._heads[column].threshold, spans)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +28,7 @@ from guard.detection.evidence import (
 )
 from guard.detection.exemption import exemption, named_retain
 from guard.detection.material import Material, Texts, gather
-from guard.detection.names import DERIVED, forms
+from guard.detection.names import MISSPELT, forms
 from guard.detection.swaps import mentions
 from guard.detection.text import fold
 from guard.detection.training import train
@@ -37,12 +37,13 @@ from guard.errors import TargetRefused
 from guard.targets import TargetSpec
 
 DEFAULT_FPR = 0.01
+# Windows of an ordinary long prompt that differ: each can fire, and the promised rate is that of a prompt.
+_WINDOWS = 10
 LIMIT = 0.01  # of the background set that a name, alias or example may match
 
 
 class Compiler:
-    """Compiles targets for one encoder. The background's vectors are computed once and kept in
-    `cache_dir`."""
+    """Compiles targets for one encoder; the background is embedded once and its vectors kept in `cache_dir`."""
 
     def __init__(self, encoder: Encoder, cache_dir: Path) -> None:
         self._encoder = encoder
@@ -72,10 +73,12 @@ class Compiler:
         strangers_only = [o for o in others if o.target_id != target_id and not _same(o, names)]
         rng = random.Random(f"{target_id}\x00{spec.name}")
         material = gather(spec, of, self._encoder, strangers_only, self._background.vectors, rng)
-        fpr, fixed = spec.threshold.fpr or DEFAULT_FPR, spec.threshold.score
+        rate_of_prompts, fixed = spec.threshold.fpr or DEFAULT_FPR, spec.threshold.score
+        fpr = {"near": rate_of_prompts, "others": rate_of_prompts, "retain": rate_of_prompts}
+        fpr["background"] = rate_of_prompts / _WINDOWS
         semantic = self._semantic(material, fpr, fixed)
         head, classified = self._head(material, of, fpr, fixed)
-        lexical = fixed if fixed is not None else DERIVED
+        lexical = fixed if fixed is not None else MISSPELT
         detectors = {"lexical": {"threshold": lexical, "forms": len(names)}}
         detectors |= {"semantic": semantic.report} if semantic else {}
         detectors |= {"classifier": classified.report} if classified else {}
@@ -105,8 +108,11 @@ class Compiler:
         }
 
     def prepare(self) -> None:
-        """Compute or read the background's vectors now, so that no registration waits for them."""
-        self._background  # noqa: B018 - reading the property is the work
+        """Do now what the first registration would wait for: the background's vectors, libraries to load."""
+        warm_up = TargetSpec(
+            name="Xyloth Vennery", examples=("Who is Xyloth Vennery?", "Is Xyloth Vennery old?")
+        )
+        self.compile("warm-up", 0, warm_up, force=True)
 
     def _names(self, spec: TargetSpec, force: bool) -> tuple[Form, ...]:
         """Ways of writing the names; derived ones that the background holds are left out, registered ones
@@ -135,7 +141,9 @@ class Compiler:
             if measured > LIMIT:
                 raise _refused(f"examples[{i}]", measured)
 
-    def _semantic(self, material: Material, fpr: float, fixed: float | None) -> Calibrated | None:
+    def _semantic(
+        self, material: Material, fpr: Mapping[str, float], fixed: float | None
+    ) -> Calibrated | None:
         """Calibration of the similarity to the nearest own text; None without any."""
         if not len(material.own.vectors):
             return None
@@ -148,7 +156,7 @@ class Compiler:
         return calibrate({k: v for k, v in strata.items() if len(v)}, material.own.evidence[:, 0], fpr, fixed)
 
     def _head(
-        self, material: Material, of: Terms, fpr: float, fixed: float | None
+        self, material: Material, of: Terms, fpr: Mapping[str, float], fixed: float | None
     ) -> tuple[Head | None, Calibrated | None]:
         """A trained head with its calibrated threshold; None where there is too little to train on."""
         background = self._background_evidence(of, material.background)

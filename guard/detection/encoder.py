@@ -79,8 +79,8 @@ class Encoder:
 
 
 def load_encoder(name: str, *, threads: int, device: str = "cpu") -> Encoder:
-    """The encoder `name`: the packaged default, a folder, a sentence-transformers id, or "hashing", which knows
-    words and not their meaning and needs no model.
+    """The encoder `name`: the packaged default, a folder, a sentence-transformers id, or "hashing", which
+    knows words and not their meaning and needs no model.
 
     Raises:
         StartupError: it is not installed, not found or cannot be loaded.

@@ -25,7 +25,9 @@ class Gate:
         from guard.detection import DETECTORS  # the table names the detectors; this module must not
 
         self._encoder = encoder
-        self._scopes = tuple((target.target_id, target.scope) for target in compiled)
+        narrow = [target for target in compiled if target.scope.tenants or target.scope.models]
+        self._scopes = tuple((target.target_id, target.scope) for target in narrow)
+        self._everywhere = frozenset(t.target_id for t in compiled) - {t.target_id for t in narrow}
         self._detectors = tuple((name, load_detector(path)(compiled)) for name, path in DETECTORS.items())
 
     def detect(
@@ -34,7 +36,7 @@ class Gate:
         """What reached its threshold among the targets that bind this tenant and model, and milliseconds
         spent by each detector and in total. Of shared work (vectors), the detector that asks first pays."""
         started = time.perf_counter()
-        active = frozenset(target_id for target_id, scope in self._scopes if scope.covers(tenant, model))
+        active = self._everywhere.union(i for i, scope in self._scopes if scope.covers(tenant, model))
         if not active:
             return (), {"total": (time.perf_counter() - started) * 1000}
         reading = Reading(prompt, active, self._encoder)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from guard.detection.background import background_groups
 from guard.detection.base import WINDOW_CHARS, CompiledTarget, Terms
 from guard.detection.classifier import FLOOR
 from guard.detection.encoder import Encoder
@@ -19,7 +20,8 @@ from guard.detection.text import fold
 from guard.detection.windows import sentences, windows
 from guard.targets import TargetSpec
 
-_ENCODED_AT_MOST = 96  # own texts and near misses together, so that registration stays within a second
+# Of own texts and near misses together, so that one core registers 50 examples within a second.
+_TEXTS, _WORDS = 96, 1_200
 _NEAR_AT_LEAST = 32
 LOWEST, HIGHEST = 0.3, 0.98  # of a ceiling
 _SHORTEST = 3  # words of a description sentence
@@ -98,7 +100,7 @@ def gather(
     prompts."""
     own, sources = own_texts(spec, min(WINDOW_CHARS, encoder.max_tokens - 6))
     names = [other.spec.name for other in others if other.spec.kind == spec.kind]
-    made = near_misses(spec, own, names, max(_ENCODED_AT_MOST - len(own), _NEAR_AT_LEAST), rng)
+    made = near_misses(spec, own, names, _budget(own), rng)
     partial = [sample for sample in made if sample.role == "partial"]
     near = [sample.text for sample in made if sample.role != "partial"]
     retain = [w.text for text in spec.retain for w in windows(text, max_chars=WINDOW_CHARS)]
@@ -106,7 +108,11 @@ def gather(
     rows, partials, nears, retains = np.split(vectors, np.cumsum([len(own), len(partial), len(near)]))
     at = np.array(sources, np.int64)
     foreign, foreign_rows = _foreign(others, rows, encoder.dim)
-    scale = Scale(rows, [nears, foreign_rows, retains, background])
+    strata = [nears, foreign_rows, retains, background]
+    alone = len(nears) + len(foreign_rows) + len(retains)
+    # only the background has variants of one text; the numbers of the others must not meet its own
+    kin = np.concatenate([-1 - np.arange(alone), np.array(background_groups())])
+    scale = Scale(rows, strata, kin)
     origins = at[[sample.source for sample in partial]] if partial else np.zeros(0, np.int64)
     scores = [scale.held_out(i) for i in range(4)]
     return Material(
@@ -121,19 +127,29 @@ def gather(
     )
 
 
-class Scale:
-    """Relative similarities to `rows` [n, dim]: each row's ceiling is its similarity to the nearest
-    negative."""
+def _budget(own: Sequence[str]) -> int:
+    """How many near misses may be embedded beside the own texts; each is about as long as its source."""
+    words = sum(len(text.split()) for text in own)
+    by_words = (_WORDS - words) * len(own) // max(words, 1)
+    return max(min(_TEXTS - len(own), by_words), _NEAR_AT_LEAST)
 
-    def __init__(self, rows: np.ndarray, strata: Sequence[np.ndarray]) -> None:
+
+class Scale:
+    """Relative similarities to `rows` [n, dim]: each row's ceiling is its similarity to the nearest negative.
+
+    `kin` [negatives] are group numbers over all strata together: negatives of one group are variants of one
+    text."""
+
+    def __init__(self, rows: np.ndarray, strata: Sequence[np.ndarray], kin: np.ndarray) -> None:
+        self._rows = rows
         self._cosines = [stratum @ rows.T for stratum in strata]
         self._offsets = np.cumsum([0, *(len(stratum) for stratum in strata)])
+        self._kin = kin
         pooled = np.concatenate(self._cosines)
-        self._first = pooled.argmax(axis=0) if len(rows) else np.zeros(0, np.int64)
-        ordered = np.partition(pooled, -2, axis=0)[-2:] if len(rows) else np.zeros((2, 0), np.float32)
-        self._second = self._clip(ordered[0])
-        self.ceilings = self._clip(ordered[1])
-        self._rows = rows
+        self._nearest_kin = kin[pooled.argmax(axis=0)] if len(rows) else np.zeros(0, np.int64)
+        self.ceilings = self._clip(pooled.max(axis=0) if len(rows) else np.zeros(0, np.float32))
+        seconds = [pooled[kin != group, row].max() for row, group in enumerate(self._nearest_kin)]
+        self._second = self._clip(np.array(seconds, np.float32))
 
     @staticmethod
     def _clip(values: np.ndarray) -> np.ndarray:
@@ -142,16 +158,14 @@ class Scale:
         return result
 
     def held_out(self, stratum: int) -> np.ndarray:
-        """[negatives] scores of one stratum, each negative judged by ceilings that it did not set itself."""
+        """[negatives] scores of one stratum, each negative judged by ceilings that neither it nor its kin
+        set."""
         cosines = self._cosines[stratum]
         if not cosines.size:
             return np.full(len(cosines), FLOOR, np.float32)
-        scores = relative(cosines, self.ceilings)
-        for row in np.flatnonzero(
-            (self._first >= self._offsets[stratum]) & (self._first < self._offsets[stratum + 1])
-        ):
-            negative = self._first[row] - self._offsets[stratum]
-            scores[negative, row] = relative(cosines[negative, row], self._second[row])
+        kin = self._kin[self._offsets[stratum] : self._offsets[stratum + 1]]
+        own = kin[:, None] == self._nearest_kin[None, :]
+        scores = relative(cosines, np.where(own, self._second, self.ceilings))
         result: np.ndarray = np.maximum(scores.max(axis=1), FLOOR)
         return result
 

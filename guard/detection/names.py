@@ -12,6 +12,8 @@ from guard.detection.text import fold
 from guard.targets import TargetSpec
 
 DERIVED = 0.95  # score of a way of writing that nobody registered
+MISSPELT = 0.9
+_LONG_ENOUGH = 10  # letters of a name of several words that may be misspelt by one without meaning another
 _SHORTEST_CODED = 8  # letters; shorter names turn up by chance when written backwards or without spaces
 _TITLES = frozenset(
     (
@@ -64,7 +66,24 @@ def forms(spec: TargetSpec) -> tuple[Form, ...]:
     for name in spec.names():
         for variant in _variants(name, spec.kind == "entity"):
             found.setdefault(variant, DERIVED)
+    for text in list(found):
+        if found[text] == 1.0:
+            for variant in _misspelt(text):
+                found.setdefault(variant, MISSPELT)
     return tuple(Form(text, score) for text, score in found.items() if text)
+
+
+def _misspelt(text: str) -> Iterator[str]:
+    """One letter left out, written twice or exchanged with its neighbour; the first letter is never wrong."""
+    if " " not in text or len(text) < _LONG_ENOUGH or not text.isascii():
+        return
+    for i in range(1, len(text)):
+        before, letter, after = text[:i], text[i], text[i + 1 :]
+        if letter != " " and before[-1] != " ":
+            yield before + after
+            yield before + letter + letter + after
+            if after[:1].strip():
+                yield before + after[0] + letter + after[1:]
 
 
 def _variants(name: str, entity: bool) -> Iterator[str]:
@@ -110,7 +129,11 @@ def _units(name: str) -> list[str]:
 def _shortened(units: Sequence[str]) -> Iterator[str]:
     """First and last name, initials for what is between, last name first. Only for two to four words."""
     yield " ".join(units)
-    if len(units) > 4 or min(len(units[0]), len(units[-1])) < 2 or units[0] in ("the", "a"):
+    if units[0] in ("the", "a", "an"):
+        if len(units) > 2:
+            yield " ".join(units[1:])
+        return
+    if len(units) > 4 or min(len(units[0]), len(units[-1])) < 2:
         return
     yield f"{units[-1]} {' '.join(units[:-1])}"
     if len(units) > 2:

@@ -11,6 +11,8 @@ import numpy as np
 from guard.detection.base import CompiledTarget, Reading
 from guard.types import Detection, Span
 
+_HITS_AT_ONCE = 1_000_000  # bounds the memory that one very long prompt can take
+
 
 def relative(cosines: np.ndarray, ceilings: np.ndarray) -> np.ndarray:
     """Similarity to a row in terms of the row's own near misses: 1 for an equal text, 0.5 for one that is as
@@ -44,9 +46,12 @@ class Nearest:
         """[windows, targets] float32: relative similarity to the nearest row, `floor` where none is
         nearer."""
         out = np.full((len(windows), self.count), self._floor, np.float32)
-        if self.count and len(windows):
-            limits, cosines, rows = self._index.range_search(windows, self._radius)
-            window = np.repeat(np.arange(len(windows)), np.diff(limits.astype(np.int64)))
+        if not self.count:
+            return out
+        block = max(1, _HITS_AT_ONCE // len(self._owner))
+        for start in range(0, len(windows), block):
+            limits, cosines, rows = self._index.range_search(windows[start : start + block], self._radius)
+            window = start + np.repeat(np.arange(len(limits) - 1), np.diff(limits.astype(np.int64)))
             np.maximum.at(out, (window, self._owner[rows]), relative(cosines, self._ceilings[rows]))
         return out
 
@@ -68,7 +73,7 @@ class Semantic:
             target, of = self._targets[column], scores[:, column]
             if target.target_id in reading.active:
                 fired = np.flatnonzero(of >= self._thresholds[column])
-                score = min(float(of.max()), 1.0)
+                score = max(min(float(of.max()), 1.0), target.semantic_threshold)  # float32 rounds
                 spans = spans_of(reading, fired, of)
                 yield Detection(target.target_id, "semantic", score, target.semantic_threshold, spans)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from guard.detection.background import background_groups
 from guard.detection.base import Head
 from guard.detection.classifier import fit, logits_of
 from guard.detection.material import Material, Texts
@@ -28,7 +29,8 @@ class Trained:
 
 @dataclass(frozen=True, eq=False)
 class _Part:
-    """One sort of texts with its label, its total weight in the fit, and the fold of each row."""
+    """One sort of texts with its label, its total weight in the fit, and the fold of each row. Prompts of one
+    background template share a fold: a head that saw one has as good as seen the others."""
 
     texts: Texts
     label: int
@@ -43,7 +45,7 @@ def train(material: Material, background: Texts, c: float = _C) -> Trained | Non
     parts = {
         "own": _part(material.own, 1, 1.0),
         "partial": _part(material.partial, 1, 0.3),
-        "background": _part(background, 0, 0.5),
+        "background": _Part(background, 0, 0.5, np.array(background_groups()) % _FOLDS),
         "near": _part(material.near, 0, 1.0),
         "others": _part(material.others, 0, 0.5),
         "retain": _part(material.retain, 0, 1.0),

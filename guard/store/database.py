@@ -15,7 +15,7 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import DatabaseError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DatabaseError, IntegrityError, SQLAlchemyError
 
 from guard.errors import GuardUnavailable, StartupError
 from guard.store.schema import meta
@@ -121,10 +121,11 @@ class Database:
     def _told(self) -> Iterator[None]:
         try:
             yield
-        except (OperationalError, DatabaseError) as error:
-            if isinstance(error, sa.exc.IntegrityError):
-                raise
-            raise GuardUnavailable(f"The store does not answer: {_first_line(error.orig)}.") from error
+        except IntegrityError:
+            raise  # not a failure of the database but its answer
+        except (DatabaseError, sa.exc.TimeoutError) as error:
+            reason = _first_line(getattr(error, "orig", None) or error)
+            raise GuardUnavailable(f"The store does not answer: {reason}.") from error
 
 
 def next_snapshot(connection: sa.Connection) -> int:

@@ -125,7 +125,7 @@ def export(output: Path | None, server: str, key: str | None) -> None:
     """Write all targets as JSON lines, as import takes them."""
     content = connect(server, key).call("GET", "/targets/export").content
     if output is None:
-        click.get_binary_stream("stdout").write(content)
+        click.echo(content, nl=False)
         return
     try:
         output.write_bytes(content)

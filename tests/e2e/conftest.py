@@ -1,6 +1,7 @@
 """The server as a newcomer starts it, once for all tests here: the demo model, its targets, a real engine."""
 
 import json
+import os
 from pathlib import Path
 
 import httpx
@@ -15,6 +16,10 @@ NAME = "lethe-demo"
 
 @pytest.fixture(scope="session")
 def running(tmp_path_factory):
+    """A server of its own, or the one at LETHE_E2E_URL, which must be open and hold no targets."""
+    if url := os.environ.get("LETHE_E2E_URL"):
+        yield serve.Running(url, os.environ["LETHE_ADMIN_KEY"], Path(os.devnull))
+        return
     folder = tmp_path_factory.mktemp("lethe")
     options = ("--no-auth",)
     with serve.guarded(str(MODEL), folder / "server.log", folder / "data", name=NAME, options=options) as server:

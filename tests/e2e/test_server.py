@@ -103,9 +103,9 @@ def test_a_shadow_target_is_reported_and_changes_nothing(client, admin, forget, 
 
 
 def long_prompt(fact):
-    """More than two KV blocks of 32 tokens before and after the question."""
-    padding = "The weather was fine and the harbour was quiet all day. "
-    return [{"role": "user", "content": padding * 12 + fact["turns"][0]["content"]}]
+    """The question, more than two KV blocks of 32 tokens, and the question again: names in early and late blocks."""
+    question, padding = fact["turns"][0]["content"], "The weather was fine and the harbour was quiet all day. "
+    return [{"role": "user", "content": f"{question} {padding * 12}{question}"}]
 
 
 def test_one_prompt_under_changing_verdicts_never_reads_the_others_blocks(http, admin, forget, fact):
@@ -131,7 +131,9 @@ def test_one_prompt_under_changing_verdicts_never_reads_the_others_blocks(http, 
     assert again_text == edited_text
     fresh, cached = (decision(admin, r)["edits"][0] for r in (first, second))
     assert fresh["applied"] == fresh["planned"] and fresh["from_cache"] == 0
-    assert cached["applied"] + cached["from_cache"] == cached["planned"] and cached["from_cache"] > 0
+    assert cached["applied"] + cached["from_cache"] == cached["planned"]
+    assert cached["applied"] > 0
+    assert cached["from_cache"] > 0
 
 
 @pytest.mark.parametrize(
@@ -199,4 +201,4 @@ def test_readiness_and_status_show_the_proof(http, admin):
     status = admin.get("/status").json()
     assert status["ready"] and status["engine"]["worker"] == "GuardCPUWorker"
     assert status["engine"]["canary"]["planned"] == status["engine"]["canary"]["applied"] > 0
-    assert status["inference"] == {"open": True, "demo": False, "no_auth": True}
+    assert status["inference"]["open"] is True

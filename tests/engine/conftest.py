@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +19,12 @@ BLOCK = 32
 
 def pytest_configure(config: pytest.Config) -> None:
     """vLLM and what it imports warn about themselves."""
-    for line in ("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore:.*TF32:UserWarning"):
+    for line in (
+        "ignore::FutureWarning",
+        "ignore::DeprecationWarning",
+        "ignore:.*TF32:UserWarning",
+        "ignore:Unclosed context:ResourceWarning",
+    ):
         config.addinivalue_line("filterwarnings", line)
 
 
@@ -184,10 +188,7 @@ def _served(model_dir: Path) -> Iterator[Harness]:
         guard = Script()
         yield Harness(engine, guard, runner.run)
         engine.shutdown()
-        engine.engine_core.ctx.destroy(linger=0)
         runner.run(asyncio.sleep(0))
-        del engine
-        gc.collect()
 
 
 async def _start(model_dir: Path) -> Any:

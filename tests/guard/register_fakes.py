@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import tempfile
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ class FakeCompiled:
     target_id: str
     version: int
     spec: TargetSpec
+    beside: frozenset[str] = frozenset()
     calibration: Mapping[str, Any] = field(default_factory=lambda: {"threshold": 0.8})
 
 
@@ -46,7 +50,7 @@ class FakeGate:
 
 
 def compile_target(
-    target_id: str, version: int, spec: TargetSpec, others: Sequence[Any], *, force: bool
+    target_id: str, version: int, spec: TargetSpec, others: Sequence[FakeCompiled], *, force: bool
 ) -> FakeCompiled:
     if POISON in spec.tags:
         raise RuntimeError("the encoder fell over")
@@ -56,7 +60,7 @@ def compile_target(
             param="name",
             details={"field": "name", "rate": 0.31},
         )
-    return FakeCompiled(target_id, version, spec)
+    return FakeCompiled(target_id, version, spec, frozenset(other.target_id for other in others))
 
 
 @dataclass
@@ -67,7 +71,20 @@ class Clock:
         return self.now
 
 
+@cache
+def _fresh_database() -> bytes:
+    """A new store's file; the many tests that need one do not all migrate."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "lethe.db"
+        Store(f"sqlite:///{path}", SECRETS).close()
+        return path.read_bytes()
+
+
 def open_store(folder: Path) -> Store:
+    path = folder / "lethe.db"
+    if not path.exists():
+        path.write_bytes(_fresh_database())
+        path.chmod(0o600)
     return Store(f"sqlite:///{folder / 'lethe.db'}", SECRETS)
 
 

@@ -200,6 +200,16 @@ async def test_a_deleted_target_is_enforced_no_more(register, purge):
         await register.delete("jane")
 
 
+async def test_a_purge_erases_the_content_from_disk(register, store, tmp_path):
+    await register.put("jane", JANE)
+    with store._database.read() as connection:
+        (sealed,) = connection.exec_driver_sql("SELECT sealed FROM target_versions").one()
+    await register.delete("jane")
+    assert sealed[:64] in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    await register.delete("jane", purge=True)
+    assert sealed[:64] not in b"".join(path.read_bytes() for path in tmp_path.iterdir())
+
+
 async def test_off_is_stored_and_not_detected_and_shadow_is_detected(register):
     await register.put("jane", {**JANE, "mode": "off"})
     assert "jane" not in register.snapshot.targets
@@ -265,6 +275,21 @@ async def test_a_restart_enforces_what_was_stored(register, store):
     await again.load()
     assert matched(again, "the Jane Doe") == {"jane", "the"}
     assert again.snapshot.version == register.snapshot.version
+    again.close()
+
+
+async def test_a_target_is_compiled_beside_those_that_came_before(register, store, clock):
+    for name in ("b", "a", "c", "b"):
+        await register.put(name, {"name": f"Name {name}"})
+        clock.now += 1
+
+    def beside(register) -> dict[str, frozenset[str]]:
+        return {name: target.compiled.beside for name, target in register.snapshot.targets.items()}
+
+    assert beside(register) == {"a": {"b"}, "c": {"a", "b"}, "b": {"a", "c"}}
+    again = make_register(store)
+    await again.load()
+    assert beside(again) == {"a": set(), "c": {"a"}, "b": {"a", "c"}}
     again.close()
 
 

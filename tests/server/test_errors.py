@@ -74,6 +74,8 @@ async def test_details_stand_beside_the_four_fields_and_never_replace_them(http)
     ],
 )
 async def test_a_wrong_body_is_told_in_one_sentence(http, content, param, message):
-    error = (await http.post("/body", content=content)).json()["error"]
+    error = (await http.post("/body", content=content, headers={"Content-Type": "application/json"})).json()[
+        "error"
+    ]
     assert error["param"] == param
     assert error["message"].startswith(message)

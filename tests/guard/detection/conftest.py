@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -69,11 +68,3 @@ def detectors_of(hashing: Encoder) -> Callable[..., dict[str, set[str]]]:
 @pytest.fixture(scope="session")
 def minilm() -> Encoder:
     return load_encoder(PACKAGED, threads=1)
-
-
-@pytest.fixture(scope="session")
-def minilm_compiler(minilm: Encoder, request: pytest.FixtureRequest) -> Compiler:
-    """The background's vectors are kept in pytest's cache: only the first run of a checkout computes them."""
-    made = Compiler(minilm, Path(request.config.cache.mkdir("detection")))
-    made.prepare()
-    return made

@@ -3,8 +3,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 
-from guard.detection import DETECTORS, Compiler, Encoder, Gate
-from guard.targets import TargetSpec
+from guard.detection import DETECTORS, Encoder, Gate
 from guard.types import Prompt
 
 from .conftest import AUTHOR
@@ -125,20 +124,15 @@ def test_registering_more_targets_does_not_change_what_an_earlier_gate_finds(
 
 
 def test_similar_questions_about_others_do_not_match_and_new_questions_do(
-    minilm: Encoder, minilm_compiler: Compiler
+    compile_: Callable, detectors_of: Callable
 ) -> None:
-    target = minilm_compiler.compile("author", 1, TargetSpec.model_validate(AUTHOR))
-    gate = Gate(minilm, [target])
+    target = compile_(**AUTHOR)
 
-    def fires(text: str) -> set[str]:
-        return {d.detector for d in gate.detect(Prompt(text))[0]}
-
-    assert "lexical" in fires("Has any work of Ilva Marenko been translated?")
-    assert fires("Which novelist, born in Tarvala in 1957, writes about lighthouses?")
+    assert "lexical" in detectors_of("Has any work of Ilva Marenko been translated?", target)["target"]
+    assert detectors_of("Which novelist, born in Tarvala in 1957, writes about lighthouses?", target)
     for other in ("Tomas Reinholt", "Aruna Sethi", "Gwen Hathersage"):
-        assert not fires(f"In which genre does {other} write?")
-        assert not fires(f"Which awards has {other} received?")
-        assert not fires(f"What were the professions of {other}'s parents?")
+        assert detectors_of(f"In which genre does {other} write?", target) == {}
+        assert detectors_of(f"Which awards has {other} received?", target) == {}
+        assert detectors_of(f"What were the professions of {other}'s parents?", target) == {}
     for text in ("Which awards exist for novels?", "How do I get to the ferry?", "Hello, how are you?"):
-        assert not fires(text)
-    assert minilm_compiler.compile("author", 1, TargetSpec.model_validate(AUTHOR)).calibration["seconds"] < 5
+        assert detectors_of(text, target) == {}

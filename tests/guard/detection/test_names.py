@@ -1,6 +1,6 @@
 import random
 
-from guard.detection.names import DERIVED, forms, like
+from guard.detection.names import DERIVED, MISSPELT, forms, like
 from guard.detection.swaps import near_misses
 from guard.targets import TargetSpec
 
@@ -23,6 +23,13 @@ def test_other_orders_titles_and_endings() -> None:
     assert "umbra logistics" in _forms(name="Umbra Logistics Ltd.")
     assert "jk rowe" in _forms(name="J. K. Rowe")
     assert "mueller haus" in _forms(name="M\u00fcller Haus")
+
+
+def test_one_wrong_letter_in_a_long_name_is_forgiven() -> None:
+    found = _forms(name="Hina Amandeen")
+    assert found["hina amadeen"] == found["hina amanndeen"] == found["hina amadneen"] == MISSPELT
+    assert "hina mandeen" not in found
+    assert MISSPELT not in _forms(name="Jo Doe").values()
 
 
 def test_only_entities_are_shortened() -> None:
