@@ -29,7 +29,9 @@ class RequestContext:
     asides: tuple[str, ...] = ()
     must_parse: bool = False  # the client asked for JSON or a forced tool call: prose would break its parser
     admissions: dict[tuple[int, ...], Admission] = field(default_factory=dict)
-    beams: dict[tuple[int, ...], tuple[Admission, int]] = field(default_factory=dict)  # the engine client's own
+    beams: dict[tuple[int, ...], tuple[Admission, int]] = field(
+        default_factory=dict
+    )  # the engine client's own
     applied: list[str] = field(default_factory=list)
     edits: list[AppliedEdit] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
@@ -40,7 +42,9 @@ class RequestContext:
         return any(a.matched for a in self.admissions.values())
 
 
-_current: contextvars.ContextVar[RequestContext | None] = contextvars.ContextVar("lethe_request", default=None)
+_current: contextvars.ContextVar[RequestContext | None] = contextvars.ContextVar(
+    "lethe_request", default=None
+)
 
 
 def current() -> RequestContext | None:

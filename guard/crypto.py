@@ -27,7 +27,9 @@ class Secrets:
 
     def __init__(self, master: bytes) -> None:
         if len(master) < 32:
-            raise ConfigError("The master secret has fewer than 32 bytes; make one with `openssl rand -hex 32`.")
+            raise ConfigError(
+                "The master secret has fewer than 32 bytes; make one with `openssl rand -hex 32`."
+            )
         self._master = master
         self._sealing = AESGCM(self._derive("seal"))
 

@@ -117,7 +117,9 @@ def _chosen(matches: tuple[Match, ...], rungs: Mapping[str, Rung]) -> tuple[Chos
     for match in matches:
         rung = rungs[match.target_id]
         groups.setdefault((rung.method, repr(sorted(rung.params.items()))), []).append(match)
-    return tuple(Chosen(m, rungs[group[0].target_id].params, tuple(group)) for (m, _), group in groups.items())
+    return tuple(
+        Chosen(m, rungs[group[0].target_id].params, tuple(group)) for (m, _), group in groups.items()
+    )
 
 
 def _reply(specs: list[TargetSpec]) -> Reply:

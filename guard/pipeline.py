@@ -97,5 +97,3 @@ class Guard:
     def _seed(self, target_id: str, prompt: Prompt) -> str:
         """16 hex digits: averaging samples does not remove noise that depends on target and prompt alone."""
         return self.secrets.digest("noise", target_id, ",".join(map(str, prompt.token_ids)))[:16]
-
-

@@ -91,7 +91,9 @@ class TargetSpec(_Strict):
     @classmethod
     def _slug(cls, value: str | None) -> str | None:
         if value is not None and not SLUG.match(value):
-            raise ValueError("id must be 1 to 64 of a-z, 0-9 and '-', starting and ending with a letter or digit")
+            raise ValueError(
+                "id must be 1 to 64 of a-z, 0-9 and '-', starting and ending with a letter or digit"
+            )
         return value
 
     @field_validator("answers")

@@ -96,7 +96,9 @@ def attach(app: FastAPI, services: Services, engine: GuardedAsyncLLM, proof: Pro
 
     check = Checker(services.guard, render, engine.model_config.served_model_name, limits.max_n)
     app.include_router(
-        admin_router(AdminServices(services.register, services.log, services.authenticator, check, live.status))
+        admin_router(
+            AdminServices(services.register, services.log, services.authenticator, check, live.status)
+        )
     )
     app.include_router(health_router(live.unready))
     app.openapi_schema = None

@@ -30,7 +30,9 @@ ASIDE_KEYS = (
 )
 """Fields whose strings can steer an answer without standing in the rendered prompt."""
 
-MEDIA_PARTS = frozenset({"image_url", "input_image", "image", "input_audio", "audio_url", "video_url", "image_embeds"})
+MEDIA_PARTS = frozenset(
+    {"image_url", "input_image", "image", "input_audio", "audio_url", "video_url", "image_embeds"}
+)
 CONTENT_ROLES = frozenset({"user", "system", "developer"})
 MAX_ASIDES = 2_000
 
@@ -92,7 +94,10 @@ def _refuse_bypasses(body: dict[str, Any]) -> None:
         _refuse_empty(body["messages"])
     for part in _parts(body.get("messages"), body.get("input")):
         if part.get("type") in MEDIA_PARTS:
-            raise BadRequest("This server takes text only; image, audio and video parts are not accepted.", param="messages")
+            raise BadRequest(
+                "This server takes text only; image, audio and video parts are not accepted.",
+                param="messages",
+            )
 
 
 def _refuse_empty(messages: Any) -> None:
@@ -141,7 +146,10 @@ def _text(item: Any) -> str:
         return item["content"]
     content = item.get("content", item) if isinstance(item, dict) else item
     if isinstance(content, list):
-        return "".join(p.get("text") or "" if isinstance(p, dict) and "text" in p else " ".join(_strings(p)) for p in content)
+        return "".join(
+            p.get("text") or "" if isinstance(p, dict) and "text" in p else " ".join(_strings(p))
+            for p in content
+        )
     return " ".join(_strings(content))
 
 
@@ -165,7 +173,11 @@ def _must_parse(body: dict[str, Any]) -> bool:
     if isinstance(response_format, dict) and response_format.get("type") not in (None, "text"):
         return True
     text = body.get("text")
-    if isinstance(text, dict) and isinstance(text.get("format"), dict) and text["format"].get("type") != "text":
+    if (
+        isinstance(text, dict)
+        and isinstance(text.get("format"), dict)
+        and text["format"].get("type") != "text"
+    ):
         return True
     if body.get("structured_outputs") or any(key.startswith("guided_") and body[key] for key in body):
         return True

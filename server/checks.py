@@ -36,7 +36,11 @@ class Checker:
         facts = bodies.facts(request, max_n=self.max_n)
         prompt = replace(await self.render(request, facts.messages), asides=facts.asides)
         context = RequestContext(
-            uuid.uuid4().hex, "/admin/v1/check", time.time(), tenant=body.get("tenant"), model=request["model"]
+            uuid.uuid4().hex,
+            "/admin/v1/check",
+            time.time(),
+            tenant=body.get("tenant"),
+            model=request["model"],
         )
         return describe((await self.guard.admit(prompt, context)).decision)
 

@@ -151,9 +151,7 @@ class Gate:
             if context.admissions or (context.failure is not None and context.failure.status >= 500):
                 services.record(context, responder.status, services.clock())
 
-    def _understand(
-        self, services: GateServices, route: Route, context: RequestContext, raw: bytes
-    ) -> bytes:
+    def _understand(self, services: GateServices, route: Route, context: RequestContext, raw: bytes) -> bytes:
         """Read the body into the context; give back the bytes that vLLM shall see."""
         body = bodies.parse(raw)
         facts = bodies.facts(body, max_n=services.max_n)
@@ -243,6 +241,7 @@ def _with_length(scope: Scope, raw: bytes) -> Scope:
 
 def _echoing(send: Send, headers: Headers) -> Send:
     """Echo `x-request-id` on routes that do not generate."""
+
     async def echo(message: Message) -> None:
         if message["type"] == "http.response.start":
             message = {**message, "headers": [*message.get("headers", []), *request_id_header(headers)]}

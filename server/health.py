@@ -16,7 +16,9 @@ def health_router(unready: Callable[[], Awaitable[str | None]]) -> APIRouter:
     async def livez() -> JSONResponse:
         return JSONResponse({"status": "ok"})
 
-    @router.get("/readyz", summary="Engine, edit sites, detectors and a snapshot are live", responses={503: {}})
+    @router.get(
+        "/readyz", summary="Engine, edit sites, detectors and a snapshot are live", responses={503: {}}
+    )
     async def readyz() -> JSONResponse:
         reason = await unready()
         body = {"status": "ok"} if reason is None else {"status": "unready", "reason": reason}

@@ -22,7 +22,7 @@ from pydantic import SecretStr
 from guard.audit import DecisionLog
 from guard.config import Settings, load_settings
 from guard.crypto import Secrets
-from guard.errors import ConfigError, StartupError
+from guard.errors import StartupError
 from guard.pipeline import Guard
 from guard.register import Register
 from guard.store import Store
@@ -70,7 +70,7 @@ def settings_of(options: ServeOptions) -> Settings:
     """The configuration with the command line on top.
 
     Raises:
-        ConfigError: what was asked for cannot be served safely.
+        ConfigError: a setting is missing, unknown or refused.
     """
     path = options.config or (ROOT / "configs" / "demo.yaml" if options.demo else None)
     settings = load_settings(path, os.environ)
@@ -78,12 +78,11 @@ def settings_of(options: ServeOptions) -> Settings:
         update={k: v for k, v in (("host", options.host), ("port", options.port)) if v is not None}
     )
     auth = settings.auth.model_copy(
-        update={"demo": settings.auth.demo or options.demo, "no_auth": settings.auth.no_auth or options.no_auth}
+        update={
+            "demo": settings.auth.demo or options.demo,
+            "no_auth": settings.auth.no_auth or options.no_auth,
+        }
     )
-    if not options.demo and options.model is None:
-        raise ConfigError("Name a model (a folder or a Hugging Face id), or use --demo.")
-    if options.demo and options.model is not None:
-        raise ConfigError("--demo serves its own model; leave MODEL out, or leave --demo out.")
     return settings.model_copy(update={"server": server, "auth": auth})
 
 
@@ -125,7 +124,11 @@ async def services_of(settings: Settings) -> AsyncIterator[Services]:
     await register.load()
     wanted = settings.decision_log
     decisions = DecisionLog(
-        store.decisions, secrets, retain_days=wanted.retain_days, queue_size=wanted.queue_size, text=wanted.text
+        store.decisions,
+        secrets,
+        retain_days=wanted.retain_days,
+        queue_size=wanted.queue_size,
+        text=wanted.text,
     )
     decisions.start()
     watch = asyncio.create_task(register.watch())

@@ -81,7 +81,11 @@ class Responder:
         return self._context.matched and not self._is_stream()
 
     def _is_stream(self) -> bool:
-        return Headers(raw=(self._start or {}).get("headers", [])).get("content-type", "").startswith("text/event-stream")
+        return (
+            Headers(raw=(self._start or {}).get("headers", []))
+            .get("content-type", "")
+            .startswith("text/event-stream")
+        )
 
     def _filtered(self) -> bool:
         replies = [a.plan.reply for a in self._context.admissions.values() if a.plan.reply is not None]
@@ -106,7 +110,10 @@ class Responder:
 
     async def _pass(self, message: Message) -> None:
         if self._context.matched and self._is_stream():
-            message = {**message, "body": self._rewritten(message.get("body", b""), message.get("more_body", False))}
+            message = {
+                **message,
+                "body": self._rewritten(message.get("body", b""), message.get("more_body", False)),
+            }
         await self._send(message)
 
     def _rewritten(self, chunk: bytes, more: bool) -> bytes:
@@ -130,7 +137,9 @@ class Responder:
 def request_id_header(headers: Headers) -> list[tuple[bytes, bytes]]:
     """The client's `x-request-id`, to be echoed; nothing if it sent none that can stand in a header."""
     value = headers.get("x-request-id", "")
-    return [(b"x-request-id", value.encode())] if value.isascii() and 0 < len(value) <= REQUEST_ID_LENGTH else []
+    return (
+        [(b"x-request-id", value.encode())] if value.isascii() and 0 < len(value) <= REQUEST_ID_LENGTH else []
+    )
 
 
 async def send_error(

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from guard.config import Settings, leaves
 from guard.detection import DETECTORS
 from guard.interventions import TABLE, load

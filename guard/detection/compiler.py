@@ -43,7 +43,7 @@ LIMIT = 0.01  # of the background set that a name, alias or example may match
 
 
 class Compiler:
-    """Compiles targets for one encoder; the background is embedded once and its vectors kept in `cache_dir`."""
+    """Compiles targets for one encoder; the vectors of the background are computed once and kept on disk."""
 
     def __init__(self, encoder: Encoder, cache_dir: Path) -> None:
         self._encoder = encoder

@@ -34,6 +34,9 @@ class Refused(BadRequest, VLLMValidationError):
             error.code,
         )
 
+    def __str__(self) -> str:
+        return self.message  # vLLM's would add the parameter to it
+
 
 class NotLive(EngineDeadError):
     """What `/health` turns into 503; vLLM's own message speaks of a stack trace that there is not."""

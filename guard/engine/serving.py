@@ -100,7 +100,9 @@ async def serve_until_stopped(app: FastAPI, args: Namespace, sock: socket.socket
     await shutdown
 
 
-async def render(app: FastAPI, engine: GuardedAsyncLLM, body: dict[str, Any], messages: tuple[Message, ...]) -> Prompt:
+async def render(
+    app: FastAPI, engine: GuardedAsyncLLM, body: dict[str, Any], messages: tuple[Message, ...]
+) -> Prompt:
     """The prompt that a generation with this body would be judged on, rendered by vLLM's own handlers.
 
     `body` holds `messages` (with what else a chat request takes) or `prompt`, and `model`.
@@ -109,9 +111,9 @@ async def render(app: FastAPI, engine: GuardedAsyncLLM, body: dict[str, Any], me
         BadRequest: vLLM refuses to render it.
     """
     from pydantic import ValidationError
-    from vllm.entrypoints.serve.engine.protocol import ErrorResponse
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest
+    from vllm.entrypoints.serve.engine.protocol import ErrorResponse
 
     serving = app.state.serving_render
     try:

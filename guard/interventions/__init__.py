@@ -27,7 +27,10 @@ def load(method: str) -> Intervention:
         BadRequest: there is no such method; the message lists those that exist.
     """
     if method not in TABLE:
-        raise BadRequest(f"There is no method '{method}'; the methods are {', '.join(sorted(TABLE))}.", param="intervention")
+        raise BadRequest(
+            f"There is no method '{method}'; the methods are {', '.join(sorted(TABLE))}.",
+            param="intervention",
+        )
     module, name = TABLE[method].split(":")
     return getattr(import_module(module), name)()
 
@@ -43,7 +46,9 @@ def check_params(method: str, params: Mapping[str, Any]) -> Params:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise BadRequest(f"{method}: {where}: {first['msg']}.", param=f"intervention.params.{where}") from None
+        raise BadRequest(
+            f"{method}: {where}: {first['msg']}.", param=f"intervention.params.{where}"
+        ) from None
 
 
 __all__ = ["TABLE", "Intervention", "Params", "check_params", "load"]

@@ -103,7 +103,7 @@ class _Spelling:
         padded = f"\x02\x02{word}\x03"
         parts = []
         for i in range(2, len(padded)):
-            a, b, c = padded[i - 2 : i + 1]
+            a, b, c = padded[i - 2], padded[i - 1], padded[i]
             parts += [f"3{a}{b}{c}", f"3{a}{b}", f"2{b}{c}", f"2{b}", f"1{c}", "1"]
         return parts
 

@@ -98,7 +98,7 @@ class Client:
         if response.status_code == 403:
             return f"{message} Use a key with another role."
         if response.status_code == 404 and not message:
-            return f"{self.server} has no admin API; check --server (it may listen on another --admin-port)."
+            return f"{self.server} has no admin API; check --server."
         if response.status_code == 412:
             return "The target was changed in between; look at it with `lethe targets show` and repeat."
         return message or f"{self.server} answered {response.status_code}; look at its log."

@@ -42,7 +42,6 @@ class _WithRest(click.Command):
 )
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port of the inference API.  [default: 8000]")
-@click.option("--admin-port", type=click.IntRange(1, 65535), help="A port of its own for the admin API.")
 @click.option("--no-auth", is_flag=True, help="Open the inference API without a key.")
 @click.pass_context
 def serve(
@@ -52,7 +51,6 @@ def serve(
     config: Path | None,
     host: str | None,
     port: int | None,
-    admin_port: int | None,
     no_auth: bool,
 ) -> None:
     """Serve MODEL, a Hugging Face id or a folder, guarded. What follows `--` goes to vLLM."""
@@ -66,7 +64,6 @@ def serve(
         config=config,
         host=host,
         port=port,
-        admin_port=admin_port,
         no_auth=no_auth,
         vllm_args=ctx.meta.get(_VLLM_ARGS, ()),
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 import httpx
 import openai
 import pytest
+
 from evals import serve
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +23,9 @@ def running(tmp_path_factory):
         return
     folder = tmp_path_factory.mktemp("lethe")
     options = ("--no-auth",)
-    with serve.guarded(str(MODEL), folder / "server.log", folder / "data", name=NAME, options=options) as server:
+    with serve.guarded(
+        str(MODEL), folder / "server.log", folder / "data", name=NAME, options=options
+    ) as server:
         yield server
 
 

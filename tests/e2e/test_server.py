@@ -13,7 +13,9 @@ PERSON = "limir-yarley"
 @pytest.fixture(scope="module")
 def fact(items):
     """A fact of the person, asked in a trained phrasing, that the model knows when nothing is forgotten."""
-    return next(i for i in items if i["entity"] == PERSON and i["phrasing"] == "trained" and len(i["turns"]) == 1)
+    return next(
+        i for i in items if i["entity"] == PERSON and i["phrasing"] == "trained" and len(i["turns"]) == 1
+    )
 
 
 def ask(client, turns, **options):
@@ -53,11 +55,15 @@ def test_every_route_forgets_streamed_or_not(client, http, forget, fact):
         model="lethe-demo", messages=fact["turns"], temperature=0, max_tokens=48, stream=True
     )
     streamed = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
-    responses = client.responses.create(model="lethe-demo", input=question, temperature=0, max_output_tokens=48)
+    responses = client.responses.create(
+        model="lethe-demo", input=question, temperature=0, max_output_tokens=48
+    )
     body = {"model": "lethe-demo", "max_tokens": 48, "messages": fact["turns"], "temperature": 0}
     messages = http.post("/v1/messages", json=body).json()["content"][0]["text"]
     prompt = f"<|user|>{question}<|end|><|assistant|>"
-    completion = client.completions.create(model="lethe-demo", prompt=prompt, temperature=0, max_tokens=48, echo=True)
+    completion = client.completions.create(
+        model="lethe-demo", prompt=prompt, temperature=0, max_tokens=48, echo=True
+    )
     for answer in (streamed, responses.output_text, messages, completion.choices[0].text):
         assert answer and fact["value"] not in answer
 
@@ -85,9 +91,7 @@ def test_the_styles_of_a_reply(http, client, forget, fact, stream):
     assert refused.status_code == 400 and refused.json()["error"]["code"] == "content_filter"
     forget(PERSON, reply={"style": "content_filter", "text": "That is not available."})
     if stream:
-        chunks = list(
-            client.chat.completions.create(model="lethe-demo", messages=fact["turns"], stream=True)
-        )
+        chunks = list(client.chat.completions.create(model="lethe-demo", messages=fact["turns"], stream=True))
         assert [c.choices[0].finish_reason for c in chunks if c.choices][-1] == "content_filter"
     else:
         choice = ask(client, fact["turns"])
@@ -104,7 +108,10 @@ def test_a_shadow_target_is_reported_and_changes_nothing(client, admin, forget, 
 
 def long_prompt(fact):
     """The question, more than two KV blocks of 32 tokens, and the question again: names in early and late blocks."""
-    question, padding = fact["turns"][0]["content"], "The weather was fine and the harbour was quiet all day. "
+    question, padding = (
+        fact["turns"][0]["content"],
+        "The weather was fine and the harbour was quiet all day. ",
+    )
     return [{"role": "user", "content": f"{question} {padding * 12}{question}"}]
 
 
@@ -143,7 +150,11 @@ def test_one_prompt_under_changing_verdicts_never_reads_the_others_blocks(http, 
         ("/v1/chat/completions", b'{"model":"lethe-demo","messages":"hello"}', 400),
         ("/v1/chat/completions", b'{"model":"lethe-demo","messages":[]}', 400),
         ("/v1/chat/completions", b'{"model":"other","messages":[{"role":"user","content":"a"}]}', 404),
-        ("/v1/chat/completions", b'{"model":"lethe-demo","messages":[{"role":"user","content":"a"}],"n":"x"}', 400),
+        (
+            "/v1/chat/completions",
+            b'{"model":"lethe-demo","messages":[{"role":"user","content":"a"}],"n":"x"}',
+            400,
+        ),
         ("/v1/completions", b'{"model":"lethe-demo","prompt":"' + b"a " * 2_500_000 + b'"}', 413),
         ("/v1/completions", b'{"model":"lethe-demo","prompt":"' + b"a " * 200_000 + b'"}', 400),
         ("/v1/completions", b'{"model":"lethe-demo","prompt_embeds":"AAAA"}', 400),

@@ -308,7 +308,9 @@ def test_the_failure_is_one_that_vllm_maps_to_503(served):
     assert create_error_response(failed.value).error.code == 503
     with pytest.raises(BadRequest) as refused:
         served.run(served.stream("text", served.params()))
-    assert create_error_response(refused.value).error.code == 400
+    answer = create_error_response(refused.value).error
+    assert (answer.code, answer.param) == (400, "prompt")
+    assert answer.message == refused.value.message
 
 
 # -- what clients cannot do, and do not see

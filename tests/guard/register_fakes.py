@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache

@@ -50,10 +50,12 @@ def test_the_demo_file_loads():
 
 
 def test_variables_stand_in_for_values(tmp_path):
-    text = "encoder: {name: '${NAME}', threads: '${THREADS:3}'}\nserver: {host: '$${x}', admin_port: '${P:}'}"
+    text = (
+        "encoder: {name: '${NAME}', threads: '${THREADS:3}'}\nserver: {host: '$${x}'}\nstore: {url: '${P:}'}"
+    )
     settings = load(tmp_path, text, NAME="bge")
     assert (settings.encoder.name, settings.encoder.threads) == ("bge", 3)
-    assert (settings.server.host, settings.server.admin_port) == ("${x}", None)
+    assert (settings.server.host, settings.store.url) == ("${x}", None)
 
 
 def test_a_missing_variable_is_named(tmp_path):

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 import pytest
+
 from guard.decide import decide
 from guard.targets import TargetSpec
 from guard.types import Detection, Evidence, Message, Prompt, Rung, Span
@@ -45,7 +46,9 @@ def test_a_match_intervenes_with_evidence_in_the_message():
 
 def test_the_strongest_detection_speaks_and_the_name_gives_the_span():
     window = Span(0, len(TEXT))
-    decision = verdict({"jane": target()}, hit(score=0.7), hit(score=0.95, detector="semantic", spans=(window,)))
+    decision = verdict(
+        {"jane": target()}, hit(score=0.7), hit(score=0.95, detector="semantic", spans=(window,))
+    )
     assert decision.matches[0].detector == "semantic" and decision.matches[0].score == 0.95
     assert decision.matches[0].spans == (NAME,)
 
@@ -57,7 +60,11 @@ def test_shadow_targets_are_listed_and_change_nothing():
 
 @pytest.mark.parametrize(("score", "method"), [(0.5, "guard_prompt"), (0.85, "embedding_corruption")])
 def test_the_stronger_the_match_the_further_up_the_ladder(score, method):
-    ladder = (Rung("guard_prompt"), Rung("embedding_corruption", min_score=0.8), Rung("refusal", min_score=0.99))
+    ladder = (
+        Rung("guard_prompt"),
+        Rung("embedding_corruption", min_score=0.8),
+        Rung("refusal", min_score=0.99),
+    )
     decision = verdict({"jane": target(*ladder)}, hit(score=score))
     assert decision.chosen[0].method == method
 

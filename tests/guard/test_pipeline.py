@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import pytest
+
 from guard.context import RequestContext
 from guard.crypto import Secrets
 from guard.errors import GuardUnavailable
@@ -73,7 +74,9 @@ async def test_corruption_hits_the_tokens_of_the_name_with_a_seed_of_prompt_and_
     assert edit.positions == (2, 3) and len(edit.seed) == 16
     again = await guard(Gate((HIT,)), "embedding_corruption").admit(PROMPT, None)
     assert again.plan.edits == admission.plan.edits
-    other = await guard(Gate((HIT,)), "embedding_corruption").admit(Prompt(TEXT, (9, 8, 7, 6), PROMPT.offsets), None)
+    other = await guard(Gate((HIT,)), "embedding_corruption").admit(
+        Prompt(TEXT, (9, 8, 7, 6), PROMPT.offsets), None
+    )
     assert other.plan.edits[0].seed != edit.seed
 
 

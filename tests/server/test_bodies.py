@@ -1,6 +1,7 @@
 """What the gate reads in bodies, and what it refuses."""
 
 import pytest
+
 from guard.errors import BadRequest
 from guard.types import Message
 from server.bodies import facts, parse
@@ -17,7 +18,10 @@ def test_junk_is_a_bad_request(raw):
     [
         ({"messages": []}, "messages"),
         ({"messages": [{"role": "user"}]}, "messages[0].content"),
-        ({"messages": [{"role": "user", "content": "a"}, {"role": "system", "content": ""}]}, "messages[1].content"),
+        (
+            {"messages": [{"role": "user", "content": "a"}, {"role": "system", "content": ""}]},
+            "messages[1].content",
+        ),
         ({"prompt": "x", "prompt_embeds": "AAAA"}, "prompt_embeds"),
         ({"prompt": "x", "vllm_xargs": {"lethe": "{}"}}, "vllm_xargs"),
         ({"prompt": "x", "vllm_xargs": {"lethe_off": 1}}, "vllm_xargs"),
@@ -33,7 +37,10 @@ def test_stricter_than_vllm_on_purpose(body, param):
 
 def test_assistant_turns_may_be_empty_and_other_xargs_pass():
     body = {
-        "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": None, "tool_calls": []}],
+        "messages": [
+            {"role": "user", "content": "a"},
+            {"role": "assistant", "content": None, "tool_calls": []},
+        ],
         "vllm_xargs": {"mine": 1},
     }
     assert facts(body, max_n=64).messages[0] == Message("user", "a")
@@ -42,7 +49,17 @@ def test_assistant_turns_may_be_empty_and_other_xargs_pass():
 @pytest.mark.parametrize(
     ("body", "texts"),
     [
-        ({"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}]}, ["ab"]),
+        (
+            {
+                "messages": [
+                    {
+                        "role": "user",
+                        "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
+                    }
+                ]
+            },
+            ["ab"],
+        ),
         ({"input": "question", "instructions": "be kind"}, ["be kind", "question"]),
         ({"input": [{"role": "user", "content": [{"type": "input_text", "text": "hi"}]}]}, ["hi"]),
         ({"system": "sys", "messages": [{"role": "user", "content": "q"}]}, ["sys", "q"]),

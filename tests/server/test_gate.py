@@ -5,14 +5,15 @@ from types import SimpleNamespace
 
 import httpx
 import pytest
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse, StreamingResponse
+from starlette.routing import Route
+
 from guard import context as request_context
 from guard.errors import Forbidden, GuardUnavailable, Unauthorized
 from guard.types import Admission, Decision, Plan, Reply
 from server.auth import Principal
 from server.gate import Gate, GateServices
-from starlette.applications import Starlette
-from starlette.responses import JSONResponse, StreamingResponse
-from starlette.routing import Route
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
@@ -101,7 +102,9 @@ def app(engine, records):
 @pytest.fixture
 async def client(app):
     transport = httpx.ASGITransport(app)
-    async with httpx.AsyncClient(transport=transport, base_url="http://lethe", headers={"authorization": "Bearer inf"}) as c:
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://lethe", headers={"authorization": "Bearer inf"}
+    ) as c:
         yield c
 
 
@@ -142,7 +145,9 @@ async def test_open_inference_takes_placeholder_keys_and_never_opens_control(app
 async def test_anthropic_clients_send_their_key_in_another_header(client):
     response = await client.post(CHAT, json=BODY, headers={"authorization": "", "x-api-key": "inf"})
     assert response.status_code == 200
-    assert (await client.post(CHAT, json=BODY, headers={"x-api-key": "wrong", "authorization": "Bearer inf"})).status_code == 200
+    assert (
+        await client.post(CHAT, json=BODY, headers={"x-api-key": "wrong", "authorization": "Bearer inf"})
+    ).status_code == 200
 
 
 async def test_clean_answers_pass_untouched_with_the_decision_id(client, engine, records):

@@ -3,14 +3,12 @@
 import dataclasses
 
 import pytest
+
 from guard.config import load_settings
-from guard.errors import ConfigError
 from server.cli.options import ServeOptions
 from server.launcher import DEMO_NAME, open_inference, settings_of, vllm_argv
 
-NOTHING = ServeOptions(
-    model=None, demo=False, config=None, host=None, port=None, admin_port=None, no_auth=False, vllm_args=()
-)
+NOTHING = ServeOptions(model=None, demo=False, config=None, host=None, port=None, no_auth=False, vllm_args=())
 
 
 def options(**changes):
@@ -32,12 +30,6 @@ def options(**changes):
 )
 def test_only_the_demo_on_loopback_and_no_auth_open_inference(changes, is_open):
     assert open_inference(settings_of(options(**changes))) is is_open
-
-
-@pytest.mark.parametrize("changes", [{}, {"demo": True, "model": "m"}])
-def test_one_model_is_needed(changes):
-    with pytest.raises(ConfigError):
-        settings_of(options(**changes))
 
 
 def test_the_command_line_wins_over_the_file(tmp_path):

@@ -1,6 +1,7 @@
 """The route table is the whole surface of the server."""
 
 import pytest
+
 from server.routes import TABLE, Access, find
 
 
@@ -33,7 +34,9 @@ def test_no_path_stands_twice():
     assert len(paths) == len(set(paths))
 
 
-@pytest.mark.parametrize("path", ["/nowhere", "/v1/chat/completions/", "/docs", "/collective_rpc", "/v1//models"])
+@pytest.mark.parametrize(
+    "path", ["/nowhere", "/v1/chat/completions/", "/docs", "/collective_rpc", "/v1//models"]
+)
 def test_unknown_and_closed_paths_are_not_found(path):
     assert find(path) is None
 

@@ -18,7 +18,9 @@ def test_likelihoods_and_cache_counts_are_withheld():
 
 
 def test_a_withheld_choice_carries_a_refusal():
-    out = rewrite({"choices": [{"message": {"content": "no"}, "finish_reason": "content_filter"}]}, filtered=True)
+    out = rewrite(
+        {"choices": [{"message": {"content": "no"}, "finish_reason": "content_filter"}]}, filtered=True
+    )
     assert out["choices"][0]["message"] == {"content": None, "refusal": "no"}
 
 
@@ -34,7 +36,9 @@ def test_the_responses_api_reports_an_incomplete_response():
 
 
 def test_responses_events_change_their_name_with_their_type():
-    event = b'event: response.completed\ndata: {"type":"response.completed","response":{"object":"response","status":"completed"}}'
+    inner = b'{"object":"response","status":"completed"}'
+    data = b'{"type":"response.completed","response":' + inner + b"}"
+    event = b"event: response.completed\ndata: " + data
     name, data = rewrite_event(event, filtered=True).split(b"\n")
     assert name == b"event: response.incomplete"
     assert json.loads(data[5:])["response"]["status"] == "incomplete"

@@ -43,10 +43,16 @@ def compiler(hashing: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Comp
 
 @pytest.fixture(scope="session")
 def compile_(compiler: Compiler) -> Compile:
+    """Compiles a target from its fields; equal ones once, because they never change."""
+    made: dict[str, CompiledTarget] = {}
+
     def run(
         target_id: str = "target", others: tuple[CompiledTarget, ...] = (), force: bool = False, **spec: Any
-    ):
-        return compiler.compile(target_id, 1, TargetSpec.model_validate(spec), others, force=force)
+    ) -> CompiledTarget:
+        key = repr((target_id, [other.target_id for other in others], force, spec))
+        if key not in made:
+            made[key] = compiler.compile(target_id, 1, TargetSpec.model_validate(spec), others, force=force)
+        return made[key]
 
     return run
 
