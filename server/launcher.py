@@ -118,6 +118,7 @@ async def services_of(settings: Settings) -> AsyncIterator[Services]:
     announce(store, settings)
     encoder = detection.load_encoder(settings.encoder.name, threads=settings.encoder.threads)
     compiler = detection.Compiler(encoder, settings.data_dir / "cache")
+    await asyncio.to_thread(compiler.prepare)
     register = Register(
         store, compiler.compile, partial(detection.Gate, encoder), defaults=settings.target_defaults
     )

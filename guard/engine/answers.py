@@ -60,7 +60,7 @@ class Disguise:
         return cls(request_id, prompt_ids, asked, params.prompt_logprobs is not None, tokenizer)
 
     def put_on(self, output: RequestOutput, *, first: bool) -> RequestOutput:
-        """Change `output`, a delta of the engine, in place; only the first tells of the prompt's likelihoods."""
+        """Change `output`, a delta of the engine, in place; the first one tells of the prompt's likelihoods."""
         output.request_id = self.request_id
         output.prompt = ""
         output.prompt_token_ids = list(self.prompt_ids)
