@@ -120,7 +120,8 @@ class Client:
             base_url=self.root,
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=httpx.Timeout(timeout, connect=10.0),
-            limits=httpx.Limits(max_connections=None),
+            # Shorter than servers keep idle connections: a connection closed under a request is an error here.
+            limits=httpx.Limits(max_connections=None, keepalive_expiry=1.0),
             transport=transport,
         )
 

@@ -146,6 +146,11 @@ class Gate:
         except LetheError as error:
             context.failure = error
             await responder.fail(error)
+        except Exception:
+            # vLLM's Responses stream wraps what the engine client raised; anything else is not ours to answer.
+            if context.failure is None:
+                raise
+            await responder.fail(context.failure)
         finally:
             request_context.leave(token)
             if context.admissions or (context.failure is not None and context.failure.status >= 500):

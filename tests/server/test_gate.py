@@ -41,6 +41,7 @@ class Engine:
     def __init__(self):
         self.admission = None
         self.failure = None
+        self.crash = False
         self.answer = ANSWER
         self.bodies = []
 
@@ -50,6 +51,8 @@ class Engine:
         if self.admission is not None:
             context.admissions[(1,)] = self.admission
         context.failure = self.failure
+        if self.crash:
+            raise RuntimeError("wrapped")
         if not context.stream:
             return JSONResponse(self.answer)
 
@@ -181,9 +184,10 @@ async def test_the_reply_style_error_is_a_400(client, engine, stream):
     }
 
 
+@pytest.mark.parametrize("crash", [False, True])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_guard_that_cannot_vouch_answers_503_and_no_text(client, engine, records, stream):
-    engine.failure = GuardUnavailable("Try again.")
+async def test_a_guard_that_cannot_vouch_answers_503_and_no_text(client, engine, records, stream, crash):
+    engine.failure, engine.crash = GuardUnavailable("Try again."), crash
     response = await client.post(CHAT, json={**BODY, "stream": stream})
     assert response.status_code == 503 and response.headers["retry-after"] == "1"
     assert "hi" not in response.text and records[0].status == 503
