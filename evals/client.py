@@ -2,8 +2,8 @@
 
 It sends bounded numbers of requests at once, in the order given; asks greedily with token ids in the place
 of token texts; reads streams and whole answers into the same `Answer`; keeps `x-lethe-decision-id`; and
-retries only 503, which the guard promises is safe, since any other retry could hide the very difference
-that is looked for.
+retries only 503, which the guard promises is safe, and connections that idled too long, since any other retry
+could hide the very difference that is looked for.
 """
 
 from __future__ import annotations
@@ -155,14 +155,20 @@ class Client:
         return response.json().get("version") if response.status_code == 200 else None
 
     async def send(self, request: Request) -> Answer:
-        """One generation; 503 is tried again after a growing pause, every other failure is the answer."""
+        """One generation; 503 is tried again after a growing pause, and a connection that the server closed under
+        the request once; every other failure is the answer."""
         body = {"model": await self.model(), **request.body, "stream": request.stream}
         for attempt in range(self._retries + 1):
             try:
                 answer = await (self._stream if request.stream else self._whole)(request.path, body)
             except httpx.HTTPError as error:
-                return Answer(status=0, error=f"{type(error).__name__}: {error}")
-            if answer.status != 503 or attempt == self._retries:
+                answer = Answer(status=0, error=f"{type(error).__name__}: {error}")
+                if attempt or not isinstance(error, httpx.ReadError | httpx.RemoteProtocolError):
+                    break
+            else:
+                if answer.status != 503:
+                    break
+            if attempt == self._retries:
                 break
             self.retried += 1
             await asyncio.sleep(0.2 * 2**attempt)
