@@ -130,11 +130,9 @@ def judge(case: Case, bare: Seen, guarded: Seen, *, expect_header: bool) -> tupl
     if 400 <= bare.status == guarded.status and not _openai_error(bare.body) and _openai_error(guarded.body):
         return DOCUMENTED, ["errors always have OpenAI's shape"]
     junk = case.name.startswith("broken") and 400 <= bare.status == guarded.status < 500
-    if junk and _openai_error(bare.body) and _openai_error(guarded.body):
-        if differences(bare.body, guarded.body):
-            return DOCUMENTED, [
-                "the gate reads bodies before vLLM does: same status and shape, its own words"
-            ]
+    shaped = _openai_error(bare.body) and _openai_error(guarded.body)
+    if junk and shaped and differences(bare.body, guarded.body):
+        return DOCUMENTED, ["the gate reads bodies before vLLM does: same status and shape, its own words"]
     if bare.status != guarded.status:
         found.append(f"status {bare.status} against {guarded.status}")
     if bare.content_type != guarded.content_type:
