@@ -71,9 +71,10 @@ def facts(body: dict[str, Any], *, max_n: int) -> Facts:
         BadRequest: what docs call "stricter than vLLM on purpose"; `param` names the field.
     """
     _refuse_bypasses(body)
-    n = body.get("n")
-    if isinstance(n, int) and n > max_n:
-        raise BadRequest(f"n is {n}; this server answers at most {max_n} choices.", param="n")
+    for key in ("n", "best_of"):
+        wanted = body.get(key)
+        if isinstance(wanted, int) and wanted > max_n:
+            raise BadRequest(f"{key} is {wanted}; this server answers at most {max_n} choices.", param=key)
     model = body.get("model")
     return Facts(
         model=model if isinstance(model, str) else None,

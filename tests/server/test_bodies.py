@@ -27,6 +27,7 @@ def test_junk_is_a_bad_request(raw):
         ({"prompt": "x", "vllm_xargs": {"lethe_off": 1}}, "vllm_xargs"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "messages"),
         ({"prompt": "x", "n": 65}, "n"),
+        ({"prompt": "x", "best_of": 65}, "best_of"),
     ],
 )
 def test_stricter_than_vllm_on_purpose(body, param):
