@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from guard.detection.decode import hidden
+from guard.detection.decode import Form as DecodedForm
+from guard.detection.decode import Hidden, hidden
 from guard.detection.encoder import Encoder
 from guard.detection.text import Folded, fold, neutralise
 from guard.detection.windows import Window, windows
@@ -89,13 +90,17 @@ class CompiledTarget:
 
 @dataclass(frozen=True)
 class Piece:
-    """A text to judge. `whole` is None where its offsets are those of the prompt's text; for a text decoded
-    out of the prompt it is the span it was found in, and () for an aside, which has no place in the prompt.
-    `form` is what decoding says of it (guard.detection.decode.Hidden)."""
+    """A text to judge: the prompt's own text, a `decoded` one inside it, or, `aside`, one that has no place in
+    the prompt."""
 
     text: str
-    whole: tuple[Span, ...] | None = None
-    form: Literal["text", "words", "letters"] = "text"
+    decoded: Hidden | None = None
+    aside: bool = False
+
+    @property
+    def form(self) -> DecodedForm:
+        """What decoding says of it (guard.detection.decode.Hidden)."""
+        return self.decoded.form if self.decoded else "text"
 
     @cached_property
     def folded(self) -> Folded:
@@ -103,7 +108,9 @@ class Piece:
 
     def spans(self, start: int, end: int) -> tuple[Span, ...]:
         """Where characters [start, end) of this piece lie in the prompt's text."""
-        return (Span(start, end),) if self.whole is None else self.whole
+        if self.aside:
+            return ()
+        return (self.decoded.span(start, end) if self.decoded else Span(start, end),)
 
 
 class Reading:
@@ -142,9 +149,9 @@ def pieces(prompt: Prompt) -> Iterable[Piece]:
     """The prompt's text, what is encoded inside it, then the asides and what is encoded inside those."""
     for text, aside in ((prompt.text, False), *((aside, True) for aside in prompt.asides)):
         if text:
-            yield Piece(text, () if aside else None)
-            for found in hidden(text):
-                yield Piece(found.text, () if aside else (found.span,), found.form)
+            yield Piece(text, aside=aside)
+            for found in hidden(neutralise(text)):  # the bars of a template's markers are no letters
+                yield Piece(found.text, found, aside)
 
 
 class Detector(Protocol):

@@ -10,7 +10,7 @@ import binascii
 import codecs
 import html
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 from urllib.parse import unquote
@@ -21,8 +21,10 @@ _DEPTH = 2
 _BASE64 = re.compile(r"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{12,}={0,2}(?![A-Za-z0-9+/=_-])")
 _HEX = re.compile(r"(?<![0-9A-Za-z])(?:0x)?(?:[0-9a-fA-F]{2}[\s:]?){6,}(?![0-9A-Za-z])")
 _TAGS = re.compile("[\U000e0020-\U000e007e]{3,}")
-_ESCAPES = re.compile(
-    r"%[0-9A-Fa-f]{2}|&(?:#\d{1,6}|#x[0-9A-Fa-f]{1,5}|[a-z]{2,8});|\\u[0-9A-Fa-f]{4}|\\x[0-9A-Fa-f]{2}"
+# One character each where that can be told: a letter of ASCII alone, longer runs of bytes or surrogates together.
+_ESCAPE = re.compile(
+    r"%[0-7][0-9A-Fa-f]|(?:%[89A-Fa-f][0-9A-Fa-f])+|&(?:#\d{1,6}|#x[0-9A-Fa-f]{1,5}|[a-z]{2,8});"
+    r"|(?:\\u[dD][89A-Fa-f][0-9A-Fa-f]{2})+|\\u[0-9A-Fa-f]{4}|\\x[0-9A-Fa-f]{2}"
 )
 _SPACED = re.compile(r"(?<![^\W_])[^\W\d_](?:[ \t.\-_*|/,]{1,3}[^\W\d_]){4,}(?![^\W_])")
 _LEET_WORD = re.compile(r"(?=\S*[a-zA-Z])(?=\S*[013457@$!|])[\w@$!|]{3,}")
@@ -34,13 +36,19 @@ Form = Literal["text", "words", "letters"]
 
 @dataclass(frozen=True, slots=True)
 class Hidden:
-    """A decoded text and where it was found. Only a `text` is judged by its meaning. `words` are a reading of
-    a few words that are perhaps no code at all ("3D"), `letters` were written one by one and have lost their
-    word boundaries: names are looked for in both."""
+    """A decoded text; its character i stands for the characters `starts[i]:ends[i]` of the text it was found in.
+
+    Only a `text` is judged by its meaning. `words` are a reading of a few words that are perhaps no code at all
+    ("3D"), `letters` were written one by one and have lost their word boundaries: names are looked for in both."""
 
     text: str
-    span: Span
+    starts: Sequence[int]
+    ends: Sequence[int]
     form: Form = "text"
+
+    def span(self, start: int, end: int) -> Span:
+        """Where the decoded characters [start, end) stand (end > start)."""
+        return Span(self.starts[start], self.ends[end - 1])
 
 
 def hidden(text: str, depth: int = _DEPTH) -> Iterator[Hidden]:
@@ -49,7 +57,9 @@ def hidden(text: str, depth: int = _DEPTH) -> Iterator[Hidden]:
         yield found
         if depth > 1 and found.form == "text":
             for deeper in hidden(found.text, depth - 1):
-                yield Hidden(deeper.text, found.span, deeper.form)
+                starts = [found.starts[i] for i in deeper.starts]
+                ends = [found.ends[i - 1] for i in deeper.ends]
+                yield Hidden(deeper.text, starts, ends, deeper.form)
 
 
 def _once(text: str) -> Iterator[Hidden]:
@@ -59,14 +69,53 @@ def _once(text: str) -> Iterator[Hidden]:
         digits = re.sub(r"[\s:]|^0x", "", match.group())
         yield from _bytes(bytes.fromhex(digits) if len(digits) % 2 == 0 else b"", match)
     for match in _TAGS.finditer(text):
-        yield Hidden("".join(chr(ord(c) - 0xE0000) for c in match.group()), Span(*match.span()))
-    if _ESCAPES.search(text):
-        plain = html.unescape(unquote(re.sub(r"\\u([0-9A-Fa-f]{4})|\\x([0-9A-Fa-f]{2})", _escaped, text)))
-        if plain != text:
-            yield Hidden(plain, Span(0, len(text)))
+        yield _letter_by_letter("".join(chr(ord(c) - 0xE0000) for c in match.group()), match.start())
+    yield from _unescaped(text)
     for match in _SPACED.finditer(text):
-        yield Hidden(re.sub(r"[^\w]|_", "", match.group()), Span(*match.span()), "letters")
+        at = [i for i in range(*match.span()) if text[i].isalpha()]
+        yield Hidden("".join(text[i] for i in at), at, [i + 1 for i in at], "letters")
     yield from _leet(text)
+
+
+def _letter_by_letter(text: str, start: int, form: Form = "text") -> Hidden:
+    """A decoded text with as many characters as its code."""
+    return Hidden(text, range(start, start + len(text)), range(start + 1, start + 1 + len(text)), form)
+
+
+def _whole(text: str, match: re.Match[str]) -> Hidden:
+    """A decoded text of whose characters no one can be told from the others in the code."""
+    return Hidden(text, [match.start()] * len(text), [match.end()] * len(text))
+
+
+def _unescaped(text: str) -> Iterator[Hidden]:
+    """`text` with every escape replaced by its character, where there is one."""
+    parts: list[str] = []
+    starts: list[int] = []
+    ends: list[int] = []
+    last = 0
+    for match in _ESCAPE.finditer(text):
+        char = _unescape(match.group())
+        if char == match.group():
+            continue
+        for part, (start, end) in ((text[last : match.start()], (last, 0)), (char, match.span())):
+            parts.append(part)
+            starts.extend([start] * len(part) if end else range(start, start + len(part)))
+            ends.extend([end] * len(part) if end else range(start + 1, start + 1 + len(part)))
+        last = match.end()
+    if last:
+        parts.append(text[last:])
+        starts.extend(range(last, len(text)))
+        ends.extend(range(last + 1, len(text) + 1))
+        yield Hidden("".join(parts), starts, ends)
+
+
+def _unescape(escape: str) -> str:
+    if escape.startswith("%"):
+        return unquote(escape)
+    if escape.startswith("&"):
+        return html.unescape(escape)
+    units = re.sub(r"\\[ux]", " ", escape).split()
+    return b"".join(int(u, 16).to_bytes(2, "little") for u in units).decode("utf-16-le", "replace")
 
 
 def _base64(run: str) -> bytes:
@@ -84,11 +133,7 @@ def _bytes(data: bytes, match: re.Match[str]) -> Iterator[Hidden]:
     except UnicodeDecodeError:
         return
     if len(text) >= 6 and all(c.isprintable() or c.isspace() for c in text):
-        yield Hidden(text, Span(*match.span()))
-
-
-def _escaped(match: re.Match[str]) -> str:
-    return chr(int(match.group(1) or match.group(2), 16))
+        yield _whole(text, match)
 
 
 def _leet(text: str) -> Iterator[Hidden]:
@@ -104,7 +149,7 @@ def _leet(text: str) -> Iterator[Hidden]:
     for group in groups:
         start, end = words[max(group[0] - 2, 0)][0], words[min(group[-1] + 2, len(words) - 1)][1]
         for table in _LEET:
-            yield Hidden(text[start:end].translate(table), Span(start, end), "words")
+            yield _letter_by_letter(text[start:end].translate(table), start, "words")
 
 
 def rot13(text: str) -> str:

@@ -74,3 +74,13 @@ def test_the_place_of_an_encoded_name_is_the_code(compile_: Callable, hashing: E
     text = "read SmFuZSBEb2UgaXMgaGVyZQ== now"
     found, _ = Gate(hashing, [compile_(name="Jane Doe")]).detect(Prompt(text))
     assert found[0].spans == (Span(5, 29),)
+
+
+def test_the_marks_of_a_chat_template_are_no_part_of_a_name(compile_: Callable, hashing: Encoder) -> None:
+    """Their bars read as letters would widen the span to the turn's end, and an edit there breaks the answer."""
+    text = "<|user|>Tell me the nickname of Jane Doe.<|end|><|assistant|>"
+    assert _spans(hashing, compile_(name="Jane Doe"), text) == ["Jane Doe"]
+
+
+def test_a_number_beside_a_name_does_not_widen_it(compile_: Callable, hashing: Encoder) -> None:
+    assert _spans(hashing, compile_(name="Jane Doe"), "Was Jane Doe the 4th to win!") == ["Jane Doe"]
