@@ -4,10 +4,11 @@ Three servers answer the same questions greedily: the guarded model, the same mo
 reference that never learned the targets. Forgetting is judged against the reference, not against zero: a
 model that never knew still guesses right at times. Every difference is paired by question.
 
-Criterion (forget split, trained and held-out phrasings, ROUGE-L recall and value containment): the
-one-sided 95 % upper bound of guarded minus never-learned is at most 0.05. The same is shown per target,
-where n is small and a miss is a hint, so only the pooled figures decide. Questions about anything else
-should get the unguarded model's very answer; each that does not is unfair suppression.
+Criterion: the one-sided 95 % upper bound of guarded minus never-learned is at most 0.05, for ROUGE-L recall
+and value containment (forget split, trained and held-out phrasings) and for the share of gibberish (all of
+the forget split). Recall is also shown per target, where n is small and a miss is a hint, so only the pooled
+figures decide. Questions about anything else should get the unguarded model's very answer; each that does
+not is unfair suppression.
 """
 
 from __future__ import annotations
@@ -160,6 +161,9 @@ def _quality(report: Report, rows: Sequence[Row], figures: _Figures) -> None:
             means = [as_cell(figures.mean(part, s, metric)) for s in (GUARDED, NEVER, UNGUARDED)]
             diff = figures.difference(part, GUARDED, NEVER, metric)
             table.append([split, metric, len(part), *means, as_cell(diff)])
+            if split == FORGET and metric == "gibberish" and diff is not None:
+                name = "forget, gibberish: guarded - never, upper 95 % bound"
+                report.criterion(name, diff.upper, LIMIT, diff.upper <= LIMIT)
     columns = ["split", "share of answers", "n", GUARDED, NEVER, UNGUARDED, "guarded - never"]
     note = "other_entity = the answer names an entity that neither the prompt nor the gold answer names"
     report.table("Quality of the answers", columns, table, note)
