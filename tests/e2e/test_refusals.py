@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.engine  # these import vLLM, which alone takes longer than all fast tests may
 LETHE = Path(sys.executable).with_name("lethe")
 
 

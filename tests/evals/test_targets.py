@@ -32,9 +32,14 @@ def report_of(items: list[Item], guarded: dict[str, str]):
 def test_a_guard_that_forgets_passes(items: list[Item]):
     report = report_of(items, {"forget": IGNORANT, "retain": KNOWS})
     assert report.passed
-    assert len(report.criteria) == 4
+    assert len(report.criteria) == 5
     assert report.results == {"targets_over_limit": [], "changed": {"retain": []}}
     jsonschema.validate(report.as_dict(), SCHEMA)
+
+
+def test_a_guard_that_answers_in_broken_words_fails(items: list[Item]):
+    report = report_of(items, {"forget": "the the the the the the", "retain": KNOWS})
+    assert [c["passed"] for c in report.criteria] == [True] * 4 + [False]
 
 
 def test_a_guard_that_does_nothing_fails(items: list[Item]):
