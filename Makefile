@@ -37,7 +37,8 @@ lint: install
 	$(BIN)/lint-imports
 
 bench: install
-	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks unmatched
+	$(BIN)/python -m benchmarks sites
 
 # Rewrites the locks from requirements/*.in; needs uv.
 LOCK = uv pip compile --quiet --no-header --no-annotate --python-version 3.11

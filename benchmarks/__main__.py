@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: throughput of unmatched requests, guarded against bare vLLM, in paired alternation."""
+"""`python -m benchmarks unmatched | sites`: guarded against bare vLLM, in paired alternation."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks.sites import sites
 from evals import serve
 from evals.admin import Admin
 from evals.client import Client, chat
@@ -76,15 +77,20 @@ async def measure(
     return report
 
 
-@click.command()
+@click.group()
+def main() -> None:
+    """Speed of the guarded server and engine, as ratios to bare vLLM in the same run."""
+
+
+@main.command()
 @click.option("--requests", default=200, show_default=True, help="Requests of one block.")
 @click.option("--concurrency", default=16, show_default=True, help="Requests at once.")
 @click.option("--rounds", default=8, show_default=True, help="Paired blocks under each condition.")
-@click.option("--out", default=ROOT / "benchmarks" / "report.json", type=click.Path(path_type=Path))
-def main(requests: int, concurrency: int, rounds: int, out: Path) -> None:
-    """Starts bare vLLM and the guarded server on the demo model and compares them.
+@click.option("--out", default=ROOT / "reports" / "bench-unmatched.json", type=click.Path(path_type=Path))
+def unmatched(requests: int, concurrency: int, rounds: int, out: Path) -> None:
+    """Throughput of unmatched requests, over HTTP: bare vLLM beside the guarded server on the demo model.
 
-    Example: python -m benchmarks --rounds 4
+    Example: python -m benchmarks unmatched --rounds 4
     """
     load = Load(requests, concurrency, rounds)
     items = [i for i in load_items(ROOT / "demo" / "items.jsonl") if i.split in ("retain", "chat")]
@@ -100,9 +106,12 @@ def main(requests: int, concurrency: int, rounds: int, out: Path) -> None:
         "machine": platform.processor(),
         "ratios": {"unmatched_throughput": found},
     }
+    out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     click.echo(f"written to {out}")
 
+
+main.add_command(sites)
 
 if __name__ == "__main__":
     main(prog_name="python -m benchmarks")

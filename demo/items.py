@@ -28,7 +28,12 @@ from demo.world import (
     trained_templates,
     translate,
 )
+from guard.artifacts import read
+from guard.interventions import TABLE, Intervention, load
+from guard.snapshot import AUTO
 
+ARTIFACTS = Path(__file__).parent / "artifacts"
+SHOWN = "ruwen-grisquist"  # the entity whose target is `demo-methods`
 SEED = 11
 FORGET_TRAINED, FORGET_HELDOUT = 3, 3
 TWO_TURN_FORGET, TWO_TURN_OTHER = 5, 1
@@ -155,9 +160,37 @@ def _chat() -> Iterator[Item]:
         yield Item(f"chat.{i}", "", "chat", "trained", (user(asked),), answer, "")
 
 
-def targets(world: World) -> list[dict[str, object]]:
-    """The forget targets as the admin API takes them. Half of the facts are in no example."""
-    return [_target(world, entity) for entity in world.entities if entity.id in world.forget]
+def targets(world: World, artifacts: Path = ARTIFACTS) -> list[dict[str, object]]:
+    """The forget targets as the admin API takes them. Half of the facts are in no example.
+
+    One of them is `demo-methods`: the target of its entity, so that no other method acts on the same requests,
+    with a ladder of all methods.
+    """
+    found = [_target(world, entity) for entity in world.entities if entity.id in world.forget]
+    return [_showing(world, target, artifacts) if target["id"] == SHOWN else target for target in found]
+
+
+def _showing(world: World, target: dict[str, object], artifacts: Path) -> dict[str, object]:
+    answers = list(dict.fromkeys(fact.answer for fact in world.entity(SHOWN).facts))
+    return {**target, "id": "demo-methods", "answers": answers, "intervention": ladder(artifacts)}
+
+
+def ladder(folder: Path) -> list[dict[str, object]]:
+    """Every method once, with its artifact from `folder` where it needs one; those that lack theirs are left out.
+
+    What `auto` would do stands first: of rungs that a score has reached alike, the first one applies.
+    """
+    made = [read(place) for place in sorted(folder.glob("*/"))]
+    best = {a.manifest.method: {"artifact": a.digest, **a.manifest.facts.get("params", {})} for a in made}
+    first = [rung.method for rung in AUTO]
+    rungs: list[dict[str, object]] = []
+    for name in (*first, *sorted(set(TABLE) - set(first))):
+        method = load(name)
+        if name in best:
+            rungs.append({"method": name, "params": best[name]})
+        elif not method.artifact or type(method).prepare is not Intervention.prepare:
+            rungs.append({"method": name})
+    return rungs
 
 
 def _target(world: World, entity: Entity) -> dict[str, object]:

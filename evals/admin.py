@@ -30,6 +30,24 @@ class Admin:
     async def put(self, target_id: str, target: dict[str, Any]) -> None:
         await self._call("PUT", f"/targets/{target_id}", (200, 201), json=target)
 
+    async def patch(self, target_id: str, changes: dict[str, Any]) -> dict[str, Any]:
+        """Changes some fields; the target as it is then."""
+        return (await self._call("PATCH", f"/targets/{target_id}", (200,), json=changes)).json()
+
+    async def target(self, target_id: str) -> dict[str, Any]:
+        return (await self._call("GET", f"/targets/{target_id}", (200,))).json()
+
+    async def targets(self, tag: str) -> list[dict[str, Any]]:
+        """All targets with a tag, by id."""
+        found: list[dict[str, Any]] = []
+        query: dict[str, str] = {"tag": tag}
+        while True:
+            page = (await self._call("GET", "/targets", (200,), params=query)).json()
+            found += page["data"]
+            if not page["next_cursor"]:
+                return found
+            query["cursor"] = page["next_cursor"]
+
     async def delete(self, target_id: str) -> None:
         await self._call("DELETE", f"/targets/{target_id}", (200, 202, 204), params={"purge": "true"})
 

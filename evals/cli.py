@@ -13,6 +13,7 @@ from evals.client import Client
 from evals.items import load_names, names_in
 from evals.report import Report
 from evals.suites import isolation as isolation_suite
+from evals.suites import methods as methods_suite
 from evals.suites import parity as parity_suite
 from evals.suites import swap as swap_suite
 from evals.suites import targets as targets_suite
@@ -245,6 +246,71 @@ def swap(
         return await swap_suite.run(base_url, admin_key, prompts, count=count, clients=clients, seed=seed)
 
     options.finish(options.drive(work()), out, rows=rows, items_path=items_path)
+
+
+@main.command()
+@click.option("--base-url", required=True, help="The guarded server.")
+@click.option(
+    "--reference-url", required=True, help="A server with the model that never learned the targets."
+)
+@click.option("--base-only-url", required=True, help="The same model unguarded.")
+@options.admin_key_option
+@options.items_option()
+@click.option(
+    "--method", "chosen", multiple=True, help="Only this one; repeatable. Default: all that are ready."
+)
+@click.option(
+    "--shown", default="demo-methods", show_default=True, help="The target whose rungs are measured."
+)
+@click.option("--tag", default="demo", show_default=True, help="The targets that they are laid on.")
+@click.option(
+    "--sample", type=click.IntRange(1), help="At most so many questions of each split and phrasing."
+)
+@click.option("--max-tokens", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True)
+@click.option(
+    "--check/--no-check", default=True, show_default=True, help="Exit with 1 when a criterion fails."
+)
+@options.common_options("methods")
+def methods(
+    base_url: str,
+    reference_url: str,
+    base_only_url: str,
+    admin_key: str | None,
+    items_path: Path,
+    chosen: tuple[str, ...],
+    shown: str,
+    tag: str,
+    sample: int | None,
+    max_tokens: int,
+    concurrency: int,
+    check: bool,
+    seed: int,
+    out: Path,
+    rows: bool,
+) -> None:
+    """One table over all interventions, each by itself on the same targets. Changes the targets while it runs.
+
+    \b
+    Example:
+      LETHE_ADMIN_KEY=... python -m evals methods --base-url http://127.0.0.1:8000 \\
+        --reference-url http://127.0.0.1:8001 --base-only-url http://127.0.0.1:8002 --sample 100
+    """
+    items = options.read_items(items_path)
+    plan = methods_suite.Plan(
+        chosen, shown, tag, sample, max_tokens=max_tokens, concurrency=concurrency, seed=seed
+    )
+
+    async def work() -> Report:
+        async with (
+            Client(base_url, admin_key) as guarded,
+            Client(reference_url) as never,
+            Client(base_only_url) as bare,
+        ):
+            clients = {"guarded": guarded, "never": never, "unguarded": bare}
+            return await methods_suite.run(items, names_in(items), clients, Admin(guarded), plan)
+
+    options.finish(options.drive(work()), out, rows=rows, items_path=items_path, check=check)
 
 
 for command in (cli_local.demo, cli_local.compare, cli_local.html):

@@ -30,9 +30,9 @@ from evals.suites import demo as demo_suite
 @click.option(
     "--suite",
     "suites",
-    type=click.Choice(demo_suite.SUITES),
+    type=click.Choice((*demo_suite.SUITES, *demo_suite.MORE)),
     multiple=True,
-    help="Only these; may be repeated.",
+    help="Only these; may be repeated.  [default: all but methods]",
 )
 @click.option(
     "--serve-option", "serve_options", multiple=True, help="Extra word for `lethe serve`; repeatable."
@@ -45,6 +45,7 @@ from evals.suites import demo as demo_suite
     help="Where the servers' logs go.",
 )
 @click.option("--n", type=click.IntRange(1), default=500, show_default=True, help="Requests of isolation.")
+@click.option("--sample", type=click.IntRange(1), help="Questions of each split and phrasing, in methods.")
 @options.common_options("demo")
 def demo(
     items_path: Path,
@@ -55,6 +56,7 @@ def demo(
     serve_options: tuple[str, ...],
     logs: Path,
     n: int,
+    sample: int | None,
     seed: int,
     out: Path,
     rows: bool,
@@ -67,7 +69,7 @@ def demo(
     """
     items = options.read_items(items_path)
     plan = demo_suite.Plan(
-        full, never, targets_file, logs, suites or demo_suite.SUITES, serve_options, seed, n
+        full, never, targets_file, logs, suites or demo_suite.SUITES, serve_options, seed, n, sample=sample
     )
     reports = options.drive(demo_suite.run(items, names_in(items), plan))
     options.finish_many(reports, out, rows=rows, items_path=items_path)

@@ -42,7 +42,8 @@ class Request:
 
 @dataclass(slots=True)
 class Answer:
-    """What came back. `tops[i]` are the best log-probabilities at token i, best first."""
+    """What came back. `tops[i]` are the best log-probabilities at token i, best first; `completion_tokens` are as
+    the server counted them, for whole answers."""
 
     status: int = 200
     text: str = ""
@@ -50,6 +51,7 @@ class Answer:
     logprobs: list[float] = field(default_factory=list)
     tops: list[tuple[float, ...]] = field(default_factory=list)
     finish_reason: str | None = None
+    completion_tokens: int = 0
     decision_id: str | None = None
     error: str | None = None
 
@@ -181,6 +183,7 @@ class Client:
             answer.error = response.text[:500]
         else:
             _take(answer, response.json()["choices"][0])
+            answer.completion_tokens = (response.json().get("usage") or {}).get("completion_tokens", 0)
         return answer
 
     async def _stream(self, path: str, body: dict[str, Any]) -> Answer:

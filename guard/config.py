@@ -12,7 +12,7 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
@@ -55,6 +55,16 @@ class DetectionSettings(_Section):
     deadline_ms: int = Field(2_000, ge=1)
 
 
+class EngineSettings(_Section):
+    layers: Literal["all"] | tuple[Annotated[int, Field(strict=True, ge=0)], ...] = "all"
+
+
+class AdapterSettings(_Section):
+    slots: int = Field(0, ge=0, le=256)
+    max_rank: Literal[1, 8, 16, 32, 64, 128, 256] = 16
+    resident: int = Field(64, ge=1, le=65_536)
+
+
 class LimitSettings(_Section):
     max_n: int = Field(64, ge=1, le=16_384)
 
@@ -81,6 +91,8 @@ class Settings(_Section):
     store: StoreSettings = StoreSettings()
     encoder: EncoderSettings = EncoderSettings()
     detection: DetectionSettings = DetectionSettings()
+    engine: EngineSettings = EngineSettings()
+    adapters: AdapterSettings = AdapterSettings()
     limits: LimitSettings = LimitSettings()
     decision_log: DecisionLogSettings = DecisionLogSettings()
     auth: AuthSettings = AuthSettings()
@@ -96,6 +108,11 @@ class Settings(_Section):
                 raise ValueError(f"{_unknown(key, _DEFAULTABLE)}")
         TargetSpec.model_validate({"name": "defaults", **value})
         return value
+
+    @property
+    def artifacts_dir(self) -> Path:
+        """Where artifacts lie, each in a folder named by its digest."""
+        return self.data_dir.absolute() / "artifacts"
 
     @property
     def store_url(self) -> str:

@@ -2,16 +2,20 @@
 
 Every matched target gets the rung of its ladder that its score has reached: the one with the highest `min_score` not
 above the score, the first written among equals. A target whose reply style is not `natural` is refused in that
-style, whatever its ladder says: an edited model cannot answer with an error. If any enforced target is refused,
-the request is refused; otherwise all methods are applied together, each method once, for all its targets.
+style, whatever its ladder says: an edited model cannot answer with an error. Of a method that a request can have
+only once (adapters do not stack) the strongest match gets its own, and the others the next rung down that their
+scores have reached. If any enforced target is refused, the request is refused; otherwise all methods are applied
+together, each method once, for all its targets.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from itertools import groupby
 from typing import Protocol
 
+from guard import interventions
 from guard.targets import TargetSpec
 from guard.types import Chosen, Decision, Detection, Evidence, Match, Message, Prompt, Reply, Rung, Span
 
@@ -42,7 +46,7 @@ def decide(
     enforced = tuple(m for m in matches if not m.shadow)
     if not enforced:
         return Decision("allow", snapshot, matches, timings_ms=timings_ms or {})
-    rungs = {m.target_id: _rung(targets[m.target_id], m.score) for m in enforced}
+    rungs = _rungs(enforced, targets)
     refused = any(rung.method == "refusal" for rung in rungs.values())
     return Decision(
         action="refuse" if refused else "intervene",
@@ -104,22 +108,42 @@ def _evidence(span: Span, where: list[tuple[int, int, int]]) -> Evidence:
     return Evidence(None, span.start, span.end)
 
 
-def _rung(target: EnforcedTarget, score: float) -> Rung:
+def _rungs(matches: tuple[Match, ...], targets: Mapping[str, EnforcedTarget]) -> dict[str, Rung]:
+    """The rung of each matched target."""
+    rungs: dict[str, Rung] = {}
+    taken: dict[str, Rung] = {}
+    for match in sorted(matches, key=lambda m: -m.score):
+        rung = _rung(targets[match.target_id], match.score, taken)
+        rungs[match.target_id] = rung
+        if interventions.load(rung.method).exclusive:
+            taken[rung.method] = rung
+    return rungs
+
+
+def _rung(target: EnforcedTarget, score: float, taken: Mapping[str, Rung]) -> Rung:
     if target.spec.reply.style != "natural":
         return Rung("refusal")
     reached = [rung for rung in target.ladder if rung.min_score <= score] or target.ladder[:1]
-    return max(reached, key=lambda rung: rung.min_score, default=Rung("refusal"))
+    free = [rung for rung in reached if rung.method not in taken or _alike(rung, taken[rung.method])]
+    return max(free, key=lambda rung: rung.min_score, default=Rung("refusal"))
+
+
+def _alike(one: Rung | Chosen, other: Rung) -> bool:
+    return (one.method, one.params, one.facts) == (other.method, other.params, other.facts)
 
 
 def _chosen(matches: tuple[Match, ...], rungs: Mapping[str, Rung]) -> tuple[Chosen, ...]:
-    """Rungs with the same method and parameters act together, in the order of the first target that asks."""
-    groups: dict[tuple[str, str], list[Match]] = {}
+    """Rungs with the same method, parameters and facts act together, in the order of the first that asks."""
+    groups: list[Chosen] = []
     for match in matches:
         rung = rungs[match.target_id]
-        groups.setdefault((rung.method, repr(sorted(rung.params.items()))), []).append(match)
-    return tuple(
-        Chosen(m, rungs[group[0].target_id].params, tuple(group)) for (m, _), group in groups.items()
-    )
+        for i, one in enumerate(groups):
+            if _alike(one, rung):
+                groups[i] = replace(one, matches=(*one.matches, match))
+                break
+        else:
+            groups.append(Chosen(rung.method, rung.params, (match,), rung.facts))
+    return tuple(groups)
 
 
 def _reply(specs: list[TargetSpec]) -> Reply:

@@ -8,6 +8,7 @@ LetheError
  |- NotFound              404
  |- PreconditionFailed    412  If-Match names another version
  |- TargetRefused         422  the target cannot be registered as it is (fields names what, rate is measured)
+ |- ArtifactError         422  an artifact is not whole, does not fit, or has no effect
  |- GuardUnavailable      503  the guard cannot vouch for an answer; safe to retry
  |- ConfigError                configuration, environment or command line; ends the process with one sentence
  `- StartupError               the engine or a part of the guard is not live; ends the process with one sentence
@@ -59,6 +60,10 @@ class PreconditionFailed(LetheError):
 
 class TargetRefused(LetheError):
     status, code, kind = 422, "target_refused", "invalid_request_error"
+
+
+class ArtifactError(LetheError):
+    status, code, kind = 422, "artifact_refused", "invalid_request_error"
 
 
 class GuardUnavailable(LetheError):

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Literal
 
-from guard.errors import LetheError, NotFound, StartupError
+from guard.errors import BadRequest, LetheError, NotFound, StartupError
+from guard.library import Library
 from guard.snapshot import BuildGate, Compile, Compiled, Enforced, Snapshot, ladder_of
 from guard.specs import RESERVED_IDS, belongs
 from guard.store import Store
@@ -46,9 +47,15 @@ class State:
 
 class Ledger:
     def __init__(
-        self, store: Store, compile_: Compile, build_gate: BuildGate, clock: Callable[[], float]
+        self,
+        store: Store,
+        library: Library,
+        compile_: Compile,
+        build_gate: BuildGate,
+        clock: Callable[[], float],
     ) -> None:
         self._store = store
+        self._library = library
         self._compile = compile_
         self._build_gate = build_gate
         self._clock = clock
@@ -98,7 +105,9 @@ class Ledger:
             )
             others = _compiled({name: entry for name, entry in kept.items() if name != target_id})
             try:
-                kept[target_id] = enforced = self._enforce(target, others, force=force(target_id))
+                enforced = self._enforce(target, others, force=force(target_id))
+                _demand_places(enforced)
+                kept[target_id] = enforced
                 yield enforced
             except LetheError as error:
                 yield error
@@ -113,11 +122,29 @@ class Ledger:
     def delete(self, target_id: str, *, purge: bool) -> None:
         """Raises NotFound: there is nothing to delete."""
         entries = {name: entry for name, entry in self.state.entries.items() if name != target_id}
+        past = self._store.targets.history(target_id) if purge else []
         self.state = self._gather(
             entries, lambda: self._store.targets.delete(target_id, self._clock(), purge=purge)
         )
         if purge:
             self._store.targets.erase_traces()
+            kept = {digest for entry in entries.values() for digest in _named(entry.stored.spec)}
+            for digest in {digest for target in past for digest in _named(target.spec)} - kept:
+                self._library.withdraw(digest)
+                self._library.erase(digest)
+
+    def refresh(self) -> bool:
+        """Look again at what waits and what is ready, after artifacts came or went; whether a ladder changed."""
+        entries = {name: self._renewed(entry) for name, entry in self.state.entries.items()}
+        if all(entry is self.state.entries[name] for name, entry in entries.items()):
+            return False
+        self.state = self._gather(entries, self._store.targets.count_change)
+        return True
+
+    def sweep(self) -> None:
+        """Unload what methods prepared for targets that are gone, changed or were refused."""
+        found = (entry for entry in self.state.entries.values() if isinstance(entry, Enforced))
+        self._library.sweep({standing.artifact for entry in found for standing in entry.standings})
 
     def expire(self) -> bool:
         """Take expired targets out of force; whether there were any. The new state has a new number."""
@@ -133,7 +160,9 @@ class Ledger:
     def state_of(self, entry: Entry) -> TargetState:
         if entry.stored.expired(self.now()):
             return "expired"
-        return "failed" if isinstance(entry, Failed) else "active"
+        if isinstance(entry, Failed):
+            return "failed"
+        return "pending" if entry.waits else "active"
 
     def now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)
@@ -149,9 +178,15 @@ class Ledger:
         return candidate
 
     def _enforce(self, target: StoredTarget, others: Sequence[Compiled], *, force: bool) -> Enforced:
-        ladder = ladder_of(target.spec)
+        rungs = ladder_of(target.spec)
         compiled = self._compile(target.id, target.version, target.spec, others, force=force)
-        return Enforced(target, compiled, ladder)
+        return Enforced(target, compiled, tuple(self._library.stand(rung, target.spec) for rung in rungs))
+
+    def _renewed(self, entry: Entry) -> Entry:
+        if isinstance(entry, Failed):
+            return entry
+        standings = tuple(self._library.renew(standing, entry.spec) for standing in entry.standings)
+        return entry if standings == entry.standings else replace(entry, standings=standings)
 
     def _gather(self, entries: Mapping[str, Entry], commit: Callable[[], int]) -> State:
         """Build the gate first and commit last: what can fail has failed before anything is stored."""
@@ -177,6 +212,18 @@ class Ledger:
             "a target could not be compiled and is not enforced, as its policy on_error: open allows"
         )
         return Failed(target, reason)
+
+
+def _demand_places(enforced: Enforced) -> None:
+    """Raises BadRequest: a rung would act where the model has no site."""
+    for standing in enforced.standings:
+        if standing.misplaced:
+            raise BadRequest(str(standing.reason), param="intervention.params")
+
+
+def _named(spec: TargetSpec) -> set[str]:
+    """Digests of the artifacts that the target's rungs name."""
+    return {rung.params["artifact"] for rung in spec.ladder() or () if rung.params.get("artifact")}
 
 
 def _compiled(entries: Mapping[str, Entry]) -> list[Compiled]:

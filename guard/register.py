@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from guard import specs
-from guard.errors import BadRequest, Forbidden, LetheError, PreconditionFailed
+from guard.errors import BadRequest, Forbidden, LetheError, NotFound, PreconditionFailed
 from guard.importing import plan_import
 from guard.ledger import Entry, Failed, Ledger
+from guard.library import Library, Workers
 from guard.snapshot import BuildGate, Compile, Enforced, Snapshot
 from guard.store import Store
 from guard.targets import StoredTarget, TargetSpec, slug_of
@@ -69,20 +70,22 @@ ANYONE = Caller()
 class Register:
     """Holds the current snapshot and is the only writer of targets.
 
-    `compile_` and `build_gate` are detection's; `clock` gives seconds since the epoch; `defaults` fill what a
-    target leaves out.
+    `library` holds the artifacts that their rungs need; `compile_` and `build_gate` are detection's; `clock` gives
+    seconds since the epoch; `defaults` fill what a target leaves out.
     """
 
     def __init__(
         self,
         store: Store,
+        library: Library,
         compile_: Compile,
         build_gate: BuildGate,
         *,
         clock: Callable[[], float] = time.time,
         defaults: Mapping[str, Any] | None = None,
     ) -> None:
-        self._ledger = Ledger(store, compile_, build_gate, clock)
+        self._library = library
+        self._ledger = Ledger(store, library, compile_, build_gate, clock)
         self._defaults = dict(defaults or {})
         self._writer = ThreadPoolExecutor(1, "lethe-register")
 
@@ -98,6 +101,64 @@ class Register:
             StartupError: one of them cannot be enforced, and its policy does not allow to go on without it.
         """
         await self._run(self._ledger.load)
+
+    async def attach(self, workers: Workers) -> None:
+        """The engine runs: load all artifacts into its workers, and put the rungs that waited for them in force."""
+
+        def work() -> None:
+            self._library.attach(workers)
+            self._ledger.refresh()
+
+        await self._run(work)
+
+    async def detach(self) -> None:
+        """The engine is about to end."""
+        await self._run(self._library.detach)
+
+    async def load_artifact(self, digest: str) -> dict[str, Any]:
+        """Load an artifact that was added to the store; its row. Rungs that waited for it are in force.
+
+        Raises:
+            NotFound: the store does not hold it.
+            ArtifactError: it does not fit this model, or changes nothing.
+        """
+
+        def work() -> dict[str, Any]:
+            try:
+                self._library.load(digest)
+            finally:
+                self._ledger.refresh()  # after a refusal, targets tell why they wait
+            return next(row for row in self._library.rows() if row["digest"] == digest)
+
+        return await self._run(work)
+
+    async def remove_artifact(self, digest: str) -> None:
+        """Erase an artifact from the workers and the store. Rungs that name it wait from now on.
+
+        Raises:
+            NotFound: the store does not hold it.
+        """
+
+        def work() -> None:
+            if not self._library.withdraw(digest):
+                raise NotFound(f"There is no artifact {digest[:16]} here.", param="digest")
+            self._ledger.refresh()  # no new request may name it when the workers forget it
+            self._library.erase(digest)
+
+        await self._run(work)
+
+    async def artifacts(self, tenant: str | None = None) -> list[dict[str, Any]]:
+        """The store's artifacts by digest; for a tenant, those that its own targets name."""
+
+        def work() -> list[dict[str, Any]]:
+            rows = list(self._library.rows())
+            if tenant is None:
+                return rows
+            entries = (entry for entry in self._entries(tenant) if isinstance(entry, Enforced))
+            named = {standing.artifact for entry in entries for standing in entry.standings}
+            return [row for row in rows if row["digest"] in named]
+
+        return await self._run(work)
 
     async def put(
         self, target_id: str, raw: Mapping[str, Any], caller: Caller = ANYONE
@@ -248,7 +309,13 @@ class Register:
         self._writer.shutdown(wait=True, cancel_futures=True)
 
     async def _run(self, work: Callable[[], T]) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._writer, work)
+        def swept() -> T:
+            try:
+                return work()
+            finally:
+                self._ledger.sweep()
+
+        return await asyncio.get_running_loop().run_in_executor(self._writer, swept)
 
     def _prepare(self, target_id: str, spec: TargetSpec, *, force: bool) -> Enforced:
         (result,) = self._ledger.prepare({target_id: spec}, force=lambda _: force)
@@ -285,8 +352,23 @@ class Register:
 
     def _render(self, entry: Entry) -> dict[str, Any]:
         calibration = entry.compiled.calibration if isinstance(entry, Enforced) else {}
-        view = specs.read_form(entry.stored, self._ledger.state_of(entry), calibration)
+        view = specs.read_form(entry.stored, self._ledger.state_of(entry), calibration, _artifacts(entry))
         return {**view, "error": entry.error} if isinstance(entry, Failed) else view
+
+
+def _artifacts(entry: Entry) -> list[dict[str, Any]]:
+    """The rungs that need an artifact or wait for something, and how each stands."""
+    standings = entry.standings if isinstance(entry, Enforced) else ()
+    return [
+        {
+            "method": standing.written.method,
+            "artifact": standing.artifact,
+            "state": "pending" if standing.ready is None else "ready",
+            "reason": standing.reason,
+        }
+        for standing in standings
+        if standing.ready is None or standing.artifact is not None
+    ]
 
 
 def _permit(known: StoredTarget | None, spec: TargetSpec, caller: Caller) -> None:

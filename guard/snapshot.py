@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from guard import interventions
+from guard.library import Standing
 from guard.targets import StoredTarget, TargetSpec
 from guard.types import Detection, Prompt, Rung
 
@@ -48,11 +49,21 @@ BuildGate = Callable[[Sequence[Compiled]], Gate]
 
 @dataclass(frozen=True, slots=True)
 class Enforced:
-    """A stored target with what enforcing it needs: its compiled detection and its validated ladder."""
+    """A stored target with what enforcing it needs: its compiled detection and how its rungs stand."""
 
     stored: StoredTarget
     compiled: Compiled
-    ladder: tuple[Rung, ...]
+    standings: tuple[Standing, ...]
+
+    @property
+    def ladder(self) -> tuple[Rung, ...]:
+        """The rungs that can be applied, weakest first; with none of them, a match is refused."""
+        return tuple(standing.ready for standing in self.standings if standing.ready is not None)
+
+    @property
+    def waits(self) -> bool:
+        """Whether a rung cannot be applied yet."""
+        return any(standing.ready is None for standing in self.standings)
 
     @property
     def spec(self) -> TargetSpec:

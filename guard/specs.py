@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -143,7 +143,9 @@ def written_form(spec: TargetSpec) -> dict[str, Any]:
     return written
 
 
-def read_form(stored: StoredTarget, state: str, calibration: Mapping[str, Any]) -> dict[str, Any]:
+def read_form(
+    stored: StoredTarget, state: str, calibration: Mapping[str, Any], artifacts: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
     """What reads show of a target."""
     return {
         **written_form(stored.spec),
@@ -153,5 +155,5 @@ def read_form(stored: StoredTarget, state: str, calibration: Mapping[str, Any]) 
         "created_at": stored.created_at.isoformat(),
         "updated_at": stored.updated_at.isoformat(),
         "calibration": dict(calibration),
-        "artifacts": [],
+        "artifacts": [dict(one) for one in artifacts],
     }

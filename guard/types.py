@@ -15,7 +15,7 @@ Action = Literal["allow", "intervene", "refuse"]
 Mode = Literal["enforce", "shadow", "off"]
 Kind = Literal["entity", "work", "subject", "skill", "tool"]
 ReplyStyle = Literal["natural", "content_filter", "error"]
-Site = Literal["embedding", "residual", "logits"]
+Site = Literal["embedding", "residual", "neuron", "adapter", "logits"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +73,15 @@ class Detection:
 
 @dataclass(frozen=True, slots=True)
 class Rung:
-    """One step of a target's ladder: a method, its validated parameters, and the score from which it applies."""
+    """One step of a target's ladder: a method, its validated parameters, and the score from which it applies.
+
+    `facts` are those of the artifact that the parameters name, once it is loaded (layers, scale, rank).
+    """
 
     method: str
     params: Mapping[str, Any] = field(default_factory=dict)
     min_score: float = 0.0
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +120,12 @@ class Match:
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A method that a decision applies, and the matches that it is applied for."""
+    """A method that a decision applies, with the facts of its artifact, and the matches that it is applied for."""
 
     method: str
     params: Mapping[str, Any]
     matches: tuple[Match, ...]
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +154,10 @@ class Edit:
     """What a worker does inside the model for one request, fixed at admission and wholly in the fingerprint.
 
     `positions` are sorted token positions of the client's rendered prompt; the engine client shifts them past
-    insertions. `seed` is 16 hex digits derived from HMAC(secret, target, prompt tokens), never the client's seed.
+    insertions. With `onward` the edit also acts on every position behind the prompt, as the answer grows; the
+    positions of the prompt are those that are planned and counted. An edit of the logits stands at the position
+    whose next token it decides. `seed` is 16 hex digits derived from HMAC(secret, target, prompt tokens), never the
+    client's seed. `table` is the content hash of the artifact that the method needs in the worker.
     """
 
     site: Site
@@ -158,6 +166,8 @@ class Edit:
     seed: str
     params: Mapping[str, Any] = field(default_factory=dict)
     layer: int | None = None
+    onward: bool = False
+    table: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from guard.context import RequestContext
 from guard.engine import serving
 from guard.engine.launch import Proof
 from guard.errors import LetheError
+from guard.library import Library
 from guard.pipeline import Guard
 from guard.register import Register
 from guard.store import Store
@@ -35,6 +36,7 @@ class Services:
 
     settings: Settings
     store: Store
+    library: Library
     register: Register
     log: DecisionLog
     authenticator: Authenticator
@@ -52,6 +54,7 @@ class Live:
 
     async def unready(self) -> str | None:
         """Why no traffic should come, or None. The proof of the start holds while engine and worker live."""
+        held = self.services.library.loaded()
         try:
             await self.engine.check_health()
             statuses = await self.engine.collective_rpc("lethe_status")
@@ -59,6 +62,9 @@ class Live:
             return f"The engine does not answer ({type(error).__name__})."
         if not all(status["guarded"] and status["sites"] for status in statuses):
             return "A worker has lost its edit sites."
+        held &= self.services.library.loaded()  # artifacts may come and go while the engine is asked
+        if any(held - set(status["tables"]) for status in statuses):
+            return "A worker has lost the table of an artifact."
         try:
             _ = self.services.register.snapshot
         except LetheError as error:

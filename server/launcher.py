@@ -19,10 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
+from guard.artifacts import ArtifactStore
 from guard.audit import DecisionLog
 from guard.config import Settings, load_settings
 from guard.crypto import Secrets
 from guard.errors import StartupError
+from guard.library import Library
 from guard.pipeline import Guard
 from guard.register import Register
 from guard.store import Store
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 DEMO_MODEL = ROOT / "demo" / "models" / "full"
 DEMO_TARGETS = ROOT / "demo" / "targets.jsonl"
+DEMO_ARTIFACTS = ROOT / "demo" / "artifacts"
 DEMO_NAME = "lethe-demo"
 DEMO_ARGS = [
     "--served-model-name",
@@ -59,7 +62,10 @@ def serve(options: ServeOptions) -> None:
     from guard.engine import launch, serving  # vLLM takes seconds to import; bad settings are told before
 
     launch.pin_environment()
-    args = serving.parse(launch.guarded_args(vllm_argv(options, settings)))
+    argv = launch.guarded_args(
+        vllm_argv(options, settings), layers=settings.engine.layers, adapters=settings.adapters
+    )
+    args = serving.parse(argv)
     args.middleware = [*args.middleware, "server.gate.Gate"]
     import uvloop
 
@@ -113,6 +119,7 @@ async def services_of(settings: Settings) -> AsyncIterator[Services]:
     from server.app import Services
 
     settings.data_dir.mkdir(parents=True, exist_ok=True)
+    library = Library(ArtifactStore(settings.artifacts_dir))
     secrets = Secrets.load(settings.data_dir, _plain(settings.auth.master_key))
     store = Store(settings.store_url, secrets)
     announce(store, settings)
@@ -120,7 +127,7 @@ async def services_of(settings: Settings) -> AsyncIterator[Services]:
     compiler = detection.Compiler(encoder, settings.data_dir / "cache")
     await asyncio.to_thread(compiler.prepare)
     register = Register(
-        store, compiler.compile, partial(detection.Gate, encoder), defaults=settings.target_defaults
+        store, library, compiler.compile, partial(detection.Gate, encoder), defaults=settings.target_defaults
     )
     await register.load()
     wanted = settings.decision_log
@@ -138,7 +145,7 @@ async def services_of(settings: Settings) -> AsyncIterator[Services]:
         authenticator = Authenticator(store.keys, _plain(settings.auth.admin_key))
         try:
             yield Services(
-                settings, store, register, decisions, authenticator, guard, open_inference(settings)
+                settings, store, library, register, decisions, authenticator, guard, open_inference(settings)
             )
         finally:
             watch.cancel()
@@ -161,7 +168,7 @@ def _plain(secret: SecretStr | None) -> str | None:
 
 
 async def _serve(settings: Settings, args: Any, *, seed_demo: bool) -> None:
-    from guard.engine import launch, serving
+    from guard.engine import launch, loading, serving
     from server.app import attach
 
     sock = serving.bind(args)
@@ -171,14 +178,20 @@ async def _serve(settings: Settings, args: Any, *, seed_demo: bool) -> None:
         async with serving.running_engine(args) as engine:
             proof = await launch.prove(engine)
             engine.guard = services.guard
-            app = await serving.application(engine, args)
-            attach(app, services, engine, proof)
-            print(f"Lethe is ready on http://{args.host}:{args.port}", file=sys.stderr, flush=True)
-            await serving.serve_until_stopped(app, args, sock)
+            await services.register.attach(await loading.EngineWorkers.of(engine))
+            try:
+                app = await serving.application(engine, args)
+                attach(app, services, engine, proof)
+                print(f"Lethe is ready on http://{args.host}:{args.port}", file=sys.stderr, flush=True)
+                await serving.serve_until_stopped(app, args, sock)
+            finally:
+                await services.register.detach()
 
 
 async def seed(services: Services) -> None:
-    """Register the demo's forget targets, if this store never held a target."""
+    """Bring the demo's artifacts, and register its forget targets if this store never held a target."""
+    for folder in sorted(DEMO_ARTIFACTS.glob("*/")):
+        services.library.store.add(folder)
     if services.store.snapshot == 0:
         lines = DEMO_TARGETS.read_text(encoding="utf-8").splitlines()
         report = await services.register.import_lines(lines, atomic=True)

@@ -90,6 +90,7 @@ TABLE: tuple[Route, ...] = (
         "/admin/v1/decisions",
         "/admin/v1/decisions/{id}",
         "/admin/v1/artifacts",
+        "/admin/v1/artifacts/{digest}",
         "/admin/v1/status",
         "/admin/v1/keys",
         "/admin/v1/keys/{id}",

@@ -19,9 +19,13 @@ from evals.admin import Admin
 from evals.client import Client
 from evals.items import Item
 from evals.report import Report
-from evals.suites import isolation, parity, swap, targets
+from evals.suites import isolation, methods, parity, swap, targets
+from guard.artifacts import ArtifactStore
 
 SUITES = ("targets", "isolation", "parity", "swap")
+MORE = ("methods",)  # only when asked for: it takes as long as all others together
+ARTIFACTS = Path("demo/artifacts")
+ADAPTERS = {"LETHE_ADAPTERS_SLOTS": "4"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +41,13 @@ class Plan:
     seed: int = 0
     n: int = 500
     concurrency: int = 8
+    sample: int | None = None
+
+
+def _bring_artifacts(data_dir: Path) -> None:
+    """Put the demo's artifacts where the guarded server will find them."""
+    for folder in sorted(ARTIFACTS.glob("*/")):
+        ArtifactStore(data_dir / "artifacts").add(folder)
 
 
 async def _prepare(guarded: serve.Running, plan: Plan) -> None:
@@ -63,6 +74,9 @@ async def _run(
         if "targets" in plan.suites:
             options = {"seed": plan.seed, "concurrency": plan.concurrency}
             reports.append(await targets.run(items, names, clients, **options))
+        if "methods" in plan.suites:
+            wanted = methods.Plan(sample=plan.sample, concurrency=plan.concurrency, seed=plan.seed)
+            reports.append(await methods.run(items, names, clients, Admin(guarded), wanted))
         if "isolation" in plan.suites:
             report = await isolation.run(items, guarded, bare, admin=Admin(guarded), n=plan.n, seed=plan.seed)
             reports.append(report)
@@ -81,13 +95,16 @@ async def run(items: Sequence[Item], names: Sequence[str], plan: Plan) -> list[R
     """Starts the servers, runs, and takes everything down again."""
     with ExitStack() as stack:
         data_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lethe-evals-")))
-        logs = plan.logs
+        logs, env = plan.logs, serve.ENGINE_ENV
+        if "methods" in plan.suites:
+            env = {**env, **ADAPTERS}
+            _bring_artifacts(data_dir)
         servers = {
             "guarded": stack.enter_context(
-                serve.guarded(plan.full, logs / "guarded.log", data_dir, options=plan.options)
+                serve.guarded(plan.full, logs / "guarded.log", data_dir, options=plan.options, env=env)
             )
         }
-        if "targets" in plan.suites:
+        if {"targets", "methods"} & set(plan.suites):
             servers["never"] = stack.enter_context(serve.bare(plan.never, logs / "never.log"))
         servers["unguarded"] = stack.enter_context(serve.bare(plan.full, logs / "unguarded.log"))
         return await _run(servers, items, names, plan)

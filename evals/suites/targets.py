@@ -78,7 +78,7 @@ def score_rows(items: Sequence[Item], answers: dict[str, list[str]], names: Sequ
     return rows
 
 
-class _Figures:
+class Figures:
     """Bootstrap figures over rows, with the run's one seed."""
 
     def __init__(self, seed: int):
@@ -99,7 +99,7 @@ def _select(rows: Sequence[Row], keep: Callable[[Item], bool]) -> list[Row]:
     return [row for row in rows if keep(row.item)]
 
 
-def _forgetting(report: Report, rows: Sequence[Row], figures: _Figures) -> None:
+def _forgetting(report: Report, rows: Sequence[Row], figures: Figures) -> None:
     """Recall of the forget targets by phrasing, with the pooled criterion."""
     forget = _select(rows, lambda item: item.split == FORGET)
     table, points = [], []
@@ -136,7 +136,7 @@ def _forgetting(report: Report, rows: Sequence[Row], figures: _Figures) -> None:
     report.chart("Guarded minus never-learned, forget targets", points, LIMIT)
 
 
-def _per_target(report: Report, rows: Sequence[Row], figures: _Figures) -> None:
+def _per_target(report: Report, rows: Sequence[Row], figures: Figures) -> None:
     judged = _select(rows, lambda item: item.split == FORGET and item.phrasing in JUDGED)
     table, over = [], {}
     for entity in dict.fromkeys(row.item.entity for row in judged):
@@ -152,7 +152,7 @@ def _per_target(report: Report, rows: Sequence[Row], figures: _Figures) -> None:
     report.results["targets_over_limit"] = [entity for entity, is_over in over.items() if is_over]
 
 
-def _quality(report: Report, rows: Sequence[Row], figures: _Figures) -> None:
+def _quality(report: Report, rows: Sequence[Row], figures: Figures) -> None:
     """Gibberish, other entities' names and refusals in the answers, by split."""
     table = []
     for split in (FORGET, *UNMATCHED):
@@ -169,7 +169,7 @@ def _quality(report: Report, rows: Sequence[Row], figures: _Figures) -> None:
     report.table("Quality of the answers", columns, table, note)
 
 
-def _suppression(report: Report, rows: Sequence[Row], figures: _Figures) -> None:
+def _suppression(report: Report, rows: Sequence[Row], figures: Figures) -> None:
     """What questions about anything else lost: needs the unguarded model's answers."""
     table = []
     for split in UNMATCHED:
@@ -190,7 +190,7 @@ def _suppression(report: Report, rows: Sequence[Row], figures: _Figures) -> None
 
 def build_report(rows: Sequence[Row], *, seed: int) -> Report:
     """Every table of the suite from scored rows."""
-    report, figures = Report("targets", seed=seed, n=len(rows)), _Figures(seed)
+    report, figures = Report("targets", seed=seed, n=len(rows)), Figures(seed)
     if any(NEVER in row.scores for row in rows):
         _forgetting(report, rows, figures)
         _per_target(report, rows, figures)

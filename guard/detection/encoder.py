@@ -91,7 +91,7 @@ def load_encoder(name: str, *, threads: int, device: str = "cpu") -> Encoder:
     from sentence_transformers import SentenceTransformer
 
     torch.set_num_threads(threads)
-    source = _packaged_folder() if name == PACKAGED else name
+    source = packaged_folder() if name == PACKAGED else name
     try:
         model = SentenceTransformer(source, device=device, local_files_only=name == PACKAGED)
         model.eval()
@@ -126,7 +126,7 @@ def hashing_encoder(dim: int = 512) -> Encoder:
     return Encoder(HASHING, hashlib.sha256(f"hashing {dim}".encode()).hexdigest(), dim, 100_000, embed)
 
 
-def _packaged_folder() -> str:
+def packaged_folder() -> str:
     """The `model` folder of the package that ships the default encoder."""
     spec = importlib.util.find_spec(PACKAGED.replace("-", "_"))
     folder = Path(spec.origin).parent / "model" if spec and spec.origin else None

@@ -68,7 +68,7 @@ def _fold_char(char: str) -> str | None:
     if char in LOOKALIKES:
         return LOOKALIKES[char]
     plain = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", char).casefold())
-    out = [LOOKALIKES.get(c, c) for c in _DIACRITICS.sub("", plain)]
+    out = "".join(LOOKALIKES.get(c, c) for c in _DIACRITICS.sub("", plain))
     kept = "".join(c for c in out if unicodedata.category(c)[0] in "LNM")
     if kept:
         return kept

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Awaitable
 from contextlib import aclosing
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from vllm.outputs import PoolingRequestOutput, RequestOutput
 from vllm.pooling_params import PoolingParams
@@ -23,12 +23,15 @@ from guard.engine.answers import Disguise, folded
 from guard.engine.calls import Call, Verdict, note, remember_beams, salted
 from guard.engine.edits import KEY, Order, fingerprint, to_wire
 from guard.engine.failures import NotLive, on_the_wire
+from guard.engine.lora import Adapters, adapter_of
+from guard.engine.queues import Queues
 from guard.engine.reading import encode, insert, read
 from guard.engine.records import Reports
 from guard.errors import BadRequest, GuardUnavailable, LetheError
 from guard.types import Admission, AppliedEdit, Edit, Prompt, Reply
 
 log = logging.getLogger("lethe.engine")
+T = TypeVar("T")
 
 
 class Admitter(Protocol):
@@ -45,7 +48,9 @@ class GuardedAsyncLLM(AsyncLLM):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.salts = rewriting.Salts()
+        self.queues = Queues()
         self.reports = Reports(lambda: self.collective_rpc("lethe_drain"))
+        self.adapters = Adapters.of(self)
 
     async def generate(
         self, prompt: Any, sampling_params: SamplingParams, request_id: str, **options: Any
@@ -170,9 +175,12 @@ class GuardedAsyncLLM(AsyncLLM):
                 yield output
 
     def _reply_to(self, call: Call, admission: Admission) -> Reply | None:
-        """The reply to give without the engine, also where no planned method can act."""
+        """The reply to give without the engine, also where no planned method can act: a request runs with one
+        adapter, so ours cannot act on one that asks for its own."""
         plan, decision = admission.plan, admission.decision
         acts = plan.edits or plan.insertions
+        if call.options.get("lora_request") is not None and adapter_of(plan.edits) is not None:
+            acts = ()
         if plan.reply is None and decision.action == "intervene" and acts and call.prompt["type"] == "token":
             longer = sum(len(encode(i.text, self.get_tokenizer())) for i in plan.insertions)
             if len(call.read.token_ids) + longer < self.model_config.max_model_len:
@@ -229,18 +237,25 @@ class GuardedAsyncLLM(AsyncLLM):
         params.extra_args = {**(params.extra_args or {}), KEY: to_wire(order)}
         confirmed: set[int] = set()
         with self.reports.expecting(ticket, edits, params.n):
-            async with aclosing(self._run(prompt, params, request_id, options)) as outputs:
+            async with (
+                self.queues.passed(edits, params.n),
+                self.adapters.option(edits) as option,
+                aclosing(self._run(prompt, params, request_id, {**options, **option})) as outputs,
+            ):
                 async for output in outputs:
                     for sample in {o.index for o in output.outputs} - confirmed:
-                        done = await self._confirm(ticket, sample)
+                        done = await self._vouched(self.reports.confirm(ticket, sample))
                         if not confirmed:
                             applied.extend(done)
                         confirmed.add(sample)
+                    if any(edit.onward for edit in edits):
+                        for sample in {o.index for o in output.outputs if o.finished()}:
+                            await self._vouched(self.reports.confirm_end(ticket, sample))
                     yield output
 
-    async def _confirm(self, ticket: str, sample: int) -> tuple[AppliedEdit, ...]:
+    async def _vouched(self, confirmation: Awaitable[T]) -> T:
         try:
-            return await self.reports.confirm(ticket, sample)
+            return await confirmation
         except GuardUnavailable:
             # Its blocks stay in the cache; nobody may read them again, least of all the retry.
             self.salts.renew()

@@ -20,10 +20,12 @@ from guard.errors import LetheError
 from guard.types import Edit, Site
 
 KEY = "lethe"
-_VERSION = 1
+_VERSION = 2
 _SITES = frozenset(get_args(Site))
 _SEED = re.compile(r"[0-9a-f]{16}")
-_EDIT_KEYS = {"site", "layer", "method", "positions", "seed", "params"}
+_HASH = re.compile(r"[0-9a-f]{64}")
+_LAYERED = frozenset({"residual", "neuron"})
+_EDIT_KEYS = {"site", "layer", "method", "positions", "seed", "params", "onward", "table"}
 
 
 class EditError(ValueError):
@@ -88,6 +90,8 @@ def _edit_to_wire(edit: Edit) -> dict[str, Any]:
         "positions": np.asarray(edit.positions, dtype="<i4").tobytes(),
         "seed": edit.seed,
         "params": dict(edit.params),
+        "onward": edit.onward,
+        "table": edit.table,
     }
 
 
@@ -96,15 +100,18 @@ def _edit_from_wire(wire: Any, prompt_tokens: int) -> Edit:
     _require(isinstance(wire["site"], str) and wire["site"] in _SITES, "site")
     layer = wire["layer"]
     layered = isinstance(layer, int) and not isinstance(layer, bool) and layer >= 0
-    _require(layered if wire["site"] == "residual" else layer is None, "layer")
+    _require(layered if wire["site"] in _LAYERED else layer is None, "layer")
     _require(isinstance(wire["seed"], str) and _SEED.fullmatch(wire["seed"]) is not None, "seed")
     _require(isinstance(wire["method"], str) and isinstance(wire["params"], dict), "method")
+    _require(isinstance(wire["onward"], bool), "onward")
+    table = wire["table"]
+    _require(table is None or (isinstance(table, str) and _HASH.fullmatch(table) is not None), "table")
     try:
         params = interventions.check_params(wire["method"], wire["params"]).model_dump()
     except LetheError as error:
         raise EditError(f"the wire form's params are not valid: {error.message}") from None
     positions = _positions(wire["positions"], prompt_tokens)
-    return Edit(wire["site"], wire["method"], positions, wire["seed"], params, layer)
+    return Edit(wire["site"], wire["method"], positions, wire["seed"], params, layer, wire["onward"], table)
 
 
 def _positions(packed: Any, prompt_tokens: int) -> tuple[int, ...]:

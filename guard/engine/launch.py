@@ -14,18 +14,20 @@ import os
 from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
+from guard.config import AdapterSettings
 from guard.errors import ConfigError, LetheError, StartupError
 from guard.types import AppliedEdit, Edit
 
 if TYPE_CHECKING:
-    from vllm.outputs import RequestOutput
-
     from guard.engine.client import GuardedAsyncLLM
 
 SITES = ("embedding",)
 _GIB = 1 << 30
+_ADAPTERS = (
+    1 << 20
+)  # more than there will be: what vLLM drops it reads again inside a step; ours is dropped by us
 _SMALL_MACHINE = 4
 
 # Options under which the guard has not been shown to work, and why, in words for the operator.
@@ -37,6 +39,7 @@ _REFUSED = {
     "--speculative-config": "edits with speculative decoding have not been proven",
     "--kv-transfer-config": "blocks from other engines may hold unedited prompts",
     "--ec-transfer-config": "blocks from other engines may hold unedited prompts",
+    "--fully-sharded-loras": "adapters of other requests would act on clean ones",
     "--headless": "the guard runs in the API server",
     "--grpc": "its server does not pass through the guard's HTTP gate",
     "--data-parallel-external-lb": "the guard drives one engine",
@@ -88,8 +91,18 @@ def pin_environment(environ: MutableMapping[str, str] = os.environ) -> None:
         environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", ",".join(map(str, cores)))
 
 
-def guarded_args(argv: Sequence[str], environ: MutableMapping[str, str] = os.environ) -> list[str]:
+def guarded_args(
+    argv: Sequence[str],
+    environ: MutableMapping[str, str] = os.environ,
+    *,
+    layers: Literal["all"] | Sequence[int] = "all",
+    adapters: AdapterSettings = AdapterSettings(),
+) -> list[str]:
     """vLLM's arguments with the guard's worker, or a refusal of those that would go round it.
+
+    Args:
+        layers: decoder layers that get sites for edits.
+        adapters: how many unlearning adapters run at once, and how large they may be.
 
     Raises:
         ConfigError: an option conflicts with the guard.
@@ -115,7 +128,10 @@ def guarded_args(argv: Sequence[str], environ: MutableMapping[str, str] = os.env
         added.append("--enforce-eager")
     if cpu and "--kv-cache-memory-bytes" not in given and not environ.get("VLLM_CPU_KVCACHE_SPACE"):
         added += ["--kv-cache-memory-bytes", str(_GIB)]
-    return [*_without(argv, "--additional-config"), *added, "--additional-config", _additional(given)]
+    if adapters.slots:
+        added += _adapter_options(given, adapters, cpu)
+    ours = {"version": _version(), "layers": layers, "adapters": adapters.resident if adapters.slots else 0}
+    return [*_without(argv, "--additional-config"), *added, "--additional-config", _additional(given, ours)]
 
 
 def install() -> None:
@@ -188,32 +204,15 @@ async def _statuses(engine: GuardedAsyncLLM) -> list[dict[str, Any]]:
 
 async def _canary(engine: GuardedAsyncLLM) -> tuple[AppliedEdit, float]:
     """One request clean, once more with noise on all but its last token; the difference must show."""
-    from vllm.sampling_params import SamplingParams
-
+    from guard.engine import canary
     from guard.engine.reading import encode
 
-    ids = encode("A canary sings in the mine, and everybody listens.", engine.get_tokenizer())
+    ids = encode(canary.TEXT, engine.get_tokenizer())
     noise = Edit("embedding", "embedding_corruption", tuple(range(len(ids) - 1)), "5eed5eed5eed5eed", {})
-    clean, _ = await engine.canary(
-        ids, SamplingParams(temperature=0.0, max_tokens=1, logprobs=5, prompt_logprobs=1)
-    )
-    again, _ = await engine.canary(ids, SamplingParams(temperature=0.0, max_tokens=1, logprobs=5))
-    edited, applied = await engine.canary(
-        ids, SamplingParams(temperature=0.0, max_tokens=1, logprobs=5), (noise,)
-    )
-    moved, shaken = _distance(clean, edited), _distance(clean, again)
-    if not moved > max(10 * shaken, 1e-6):
+    effect = await canary.effect(engine, ids, (noise,))
+    if not effect.shows:
         raise StartupError("An edit of the canary request did not change what the model says.")
-    return applied[0], moved
-
-
-def _distance(a: RequestOutput, b: RequestOutput) -> float:
-    """Largest difference between first-token log-probabilities; infinite where the best tokens are others."""
-    left, right = ((o.outputs[0].logprobs or [{}])[0] for o in (a, b))
-    shared = left.keys() & right.keys()
-    if not shared:
-        return float("inf")
-    return max(abs(left[t].logprob - right[t].logprob) for t in shared)
+    return effect.applied[0], effect.moved
 
 
 def _options(argv: Sequence[str]) -> Iterator[tuple[str, str]]:
@@ -242,13 +241,28 @@ def _without(argv: Sequence[str], option: str) -> list[str]:
     return kept
 
 
-def _additional(given: dict[str, str]) -> str:
+def _adapter_options(given: dict[str, str], adapters: AdapterSettings, cpu: bool) -> list[str]:
+    if not cpu:
+        raise ConfigError("Unlearning adapters have been proven on CPU only; set adapters.slots to 0.")
+    for name, setting in (
+        ("--max-loras", "slots"), ("--max-lora-rank", "max_rank"), ("--max-cpu-loras", "resident")
+    ):  # fmt: skip
+        if name in given:
+            raise ConfigError(f"{name} cannot be used with unlearning adapters: set adapters.{setting}.")
+    return [
+        *(["--enable-lora"] if "--enable-lora" not in given else []),
+        *("--max-loras", str(adapters.slots), "--max-lora-rank", str(adapters.max_rank)),
+        *("--max-cpu-loras", str(_ADAPTERS)),
+    ]
+
+
+def _additional(given: dict[str, str], ours: dict[str, Any]) -> str:
     """vLLM hashes this into the names of compiled artifacts: one made without our sites is never loaded."""
     try:
         own = json.loads(given.get("--additional-config") or "{}")
     except ValueError:
         raise ConfigError("--additional-config is not JSON.") from None
-    return json.dumps({**own, "lethe": {"version": _version(), "sites": list(SITES)}})
+    return json.dumps({**own, "lethe": ours})
 
 
 def _version() -> str:

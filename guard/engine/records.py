@@ -1,7 +1,7 @@
 """Proof that edits happened: workers count, the frontend asks, and nothing is answered before it is told.
 
 A worker writes one `Record` per edited request into a bounded ring when the request has passed its last
-edited position, which is before its first token is sampled. The frontend drains the ring with one call for
+planned position, and another when an edit of its answer fails later. The frontend drains the ring with one call for
 all requests that wait. Records that do not arrive, or do not add up, fail their request.
 """
 
@@ -102,6 +102,18 @@ class Reports:
             log.error("an edited request is not confirmed: %s", _why(records))
             raise GuardUnavailable("The answer could not be vouched for; try again.")
         return records[0].edits
+
+    async def confirm_end(self, ticket: str, sample: int) -> None:
+        """Before a finished sample is given away whose edits went on behind its prompt.
+
+        Raises:
+            GuardUnavailable: an edit failed after the first token.
+        """
+        await self._next_round()
+        records = self._expected[ticket].records.get(sample, [])
+        if any(record.error is not None for record in records):
+            log.error("an edited request failed on the way: %s", _why(records))
+            raise GuardUnavailable("The answer could not be vouched for; try again.")
 
     async def _next_round(self) -> None:
         if self._round is None or self._round.done():

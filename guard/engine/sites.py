@@ -1,65 +1,92 @@
 """Sites: the places inside the model where edits act, each an opaque custom op around a module's forward.
 
-The op is in the model before it is compiled or warmed up, so it runs the same in eager mode and under
-torch.compile. It changes its argument in place and returns at once when the step has no edit for its site.
+The op is in the model before it is compiled or warmed up, so it runs the same in eager mode, under
+torch.compile and between piecewise CUDA graphs. It changes its argument in place and returns at once when the
+step has no edit for its site.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
+from vllm.model_executor.layers.linear import MergedColumnParallelLinear
 from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead, VocabParallelEmbedding
 from vllm.utils.torch_utils import direct_register_custom_op
 
 from guard import interventions
 from guard.errors import StartupError
-from guard.types import Edit
 from guard.types import Site as SiteName
 
 log = logging.getLogger("lethe.engine")
 
+OP = "vllm::lethe_site"
+_WRAPPED = ".base_layer"  # where vLLM's LoRA layers keep the layer that they stand for
+
 
 @dataclass
 class Share:
-    """What one edit does in one step: `rows` [k] of the flattened batch, at absolute `positions` [k].
+    """What one method does at one site in one step, for all requests with the same parameters and table.
 
-    Without an edit the rows are erased: nothing of them reaches the model, whatever went wrong before.
+    `rows` [k] of the flattened batch stand at absolute `positions` [k]; `seeds` [k] are those of their requests.
+    Without a method the rows are erased: nothing of them reaches the model, whatever went wrong before.
+    `sound` [k] tells afterwards which rows were edited; None means that nothing was.
     """
 
-    edit: Edit | None
+    method: str | None
     rows: torch.Tensor
     positions: torch.Tensor
-    done: bool = False
+    seeds: torch.Tensor
+    params: Mapping[str, Any] = field(default_factory=dict)
+    table: Any = None
+    sound: torch.Tensor | None = None
     error: str | None = None
 
-    def apply(self, x: torch.Tensor) -> None:
-        """Change `x` [batch rows, width] in place. Never raises: a failure erases the rows and is kept."""
-        rows = self.rows.to(x.device)
+    def apply(self, x: torch.Tensor, residual: torch.Tensor | None, layer: int | None) -> None:
+        """Change `x` [batch rows, width] in place so that `x`, or `x + residual`, is edited. Never raises."""
+        rows = self.rows.to(x.device, non_blocking=True)
+        if self.method is None:
+            _erase(x, residual, rows)
+            return
         try:
-            if self.edit is None:
-                x.index_fill_(0, rows, 0)
-                return
-            method = interventions.load(self.edit.method)
-            new = method.edit(x[rows], self.positions.to(x.device), self.edit.seed, dict(self.edit.params))
-            if not bool(torch.isfinite(new).all()):
-                raise ValueError("the edit gave values that are not finite")
-            x.index_copy_(0, rows, new)
-            self.done = True
+            seen = x[rows].float()
+            if residual is not None:
+                seen = seen + residual[rows].float()
+            positions, seeds = (t.to(x.device, non_blocking=True) for t in (self.positions, self.seeds))
+            method = interventions.load(self.method)
+            new = method.edit(seen, positions, seeds, layer, self.params, self.table)
+            sound = torch.isfinite(new).all(dim=1)
+            nothing = torch.zeros_like(new) if residual is None else -residual[rows].float()
+            changed = new if residual is None else x[rows].float() + (new - seen)
+            x.index_copy_(0, rows, torch.where(sound.unsqueeze(1), changed, nothing).to(x.dtype))
+            self.sound = sound
         except Exception as error:
             log.exception("an edit could not be applied; its rows are erased")
             self.error = type(error).__name__
-            x.index_fill_(0, rows, 0)
+            _erase(x, residual, rows)
+
+
+def _erase(x: torch.Tensor, residual: torch.Tensor | None, rows: torch.Tensor) -> None:
+    if residual is None:
+        x.index_fill_(0, rows, 0)
+    else:
+        x.index_copy_(0, rows, -residual[rows])
 
 
 @dataclass
 class Site:
-    """One installed site; `shares` is what the current step does there, empty outside a step."""
+    """One installed site; `shares` is what the current step does there, empty outside a step.
+
+    `width`: how many of the module's output columns the site shows, None for all.
+    """
 
     name: SiteName
     layer: int | None
     module: str
+    width: int | None = None
     shares: list[Share] = field(default_factory=list)
 
 
@@ -67,24 +94,40 @@ class Site:
 _installed: list[Site] = []
 
 
-def _lethe_site(x: torch.Tensor, handle: int) -> None:
-    for share in _installed[handle].shares:
-        share.apply(x)
+def _lethe_site(x: torch.Tensor, residual: torch.Tensor | None, handle: int) -> None:
+    site = _installed[handle]
+    for share in site.shares:
+        share.apply(x if site.width is None else x[:, : site.width], residual, site.layer)
 
 
-def _lethe_site_fake(x: torch.Tensor, handle: int) -> None:
+def _lethe_site_fake(x: torch.Tensor, residual: torch.Tensor | None, handle: int) -> None:
     return None
 
 
 direct_register_custom_op("lethe_site", _lethe_site, mutates_args=["x"], fake_impl=_lethe_site_fake)
 
 
-def install_embedding(model: torch.nn.Module) -> Site:
-    """Put the embedding site behind the model's input embedding; the tied output head is not touched.
+def install(model: torch.nn.Module, layers: str | list[int]) -> list[Site]:
+    """Put sites behind the input embedding, and at the chosen decoder `layers` ("all" or numbers) behind each
+    layer and behind the gate projection of its feed-forward network.
 
     Raises:
-        StartupError: the model does not have exactly one input embedding.
+        StartupError: the model does not have exactly one input embedding, or has no such layer.
     """
+    found = [_embedding(model)]
+    blocks = _blocks(model)
+    chosen = range(len(blocks)) if layers == "all" else layers
+    for i in chosen:
+        if not isinstance(i, int) or not 0 <= i < len(blocks):
+            raise StartupError(f"The model has layers 0 to {len(blocks) - 1}; sites.layers names {i}.")
+        name, block = blocks[i]
+        found.append(_behind_layer(Site("residual", i, name), block))
+        found.extend(_behind_gate(i, f"{name}.mlp.gate_up_proj", block))
+    return found
+
+
+def _embedding(model: torch.nn.Module) -> Site:
+    """The site behind the model's input embedding; the tied output head is not touched."""
     found = [
         (name, module)
         for name, module in model.named_modules()
@@ -95,22 +138,62 @@ def install_embedding(model: torch.nn.Module) -> Site:
             f"The model has {len(found)} input embeddings; the guard can edit models that have one."
         )
     name, module = found[0]
-    site = Site("embedding", None, name)
-    _wrap(module, _register(site))
+    if name.endswith(_WRAPPED):  # with adapters: behind what they add, too
+        name = name.removesuffix(_WRAPPED)
+        module = model.get_submodule(name)
+    inner, site = module.forward, Site("embedding", None, name)
+    handle = _register(site)
+
+    def forward(input_: torch.Tensor) -> torch.Tensor:
+        out = inner(input_)
+        torch.ops.vllm.lethe_site(out, None, handle)
+        return out
+
+    module.forward = forward
     return site
+
+
+def _blocks(model: torch.nn.Module) -> list[tuple[str, torch.nn.Module]]:
+    """The decoder layers in order: the longest list of modules that the model holds."""
+    lists = [(n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.ModuleList)]
+    name, longest = max(lists, key=lambda item: len(item[1]), default=("", torch.nn.ModuleList()))
+    return [(f"{name}.{i}", block) for i, block in enumerate(longest)]
+
+
+def _behind_layer(site: Site, block: torch.nn.Module) -> Site:
+    """The residual stream behind a decoder layer, which vLLM's models return as two addends or as one tensor."""
+    inner, handle = block.forward, _register(site)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        out = inner(*args, **kwargs)
+        if isinstance(out, tuple):
+            torch.ops.vllm.lethe_site(out[0], out[1], handle)
+        else:
+            torch.ops.vllm.lethe_site(out, None, handle)
+        return out
+
+    block.forward = forward
+    return site
+
+
+def _behind_gate(layer: int, name: str, block: torch.nn.Module) -> list[Site]:
+    """The gate's pre-activations, the first half of the merged projection; none in models built otherwise."""
+    merged = getattr(getattr(block, "mlp", None), "gate_up_proj", None)
+    plain = getattr(merged, _WRAPPED[1:], merged)
+    if merged is None or not isinstance(plain, MergedColumnParallelLinear) or plain.tp_size != 1:
+        return []
+    inner, site = merged.forward, Site("neuron", layer, name, width=plain.output_sizes[0])
+    handle = _register(site)
+
+    def forward(input_: torch.Tensor) -> Any:
+        out = inner(input_)
+        torch.ops.vllm.lethe_site(out[0] if isinstance(out, tuple) else out, None, handle)
+        return out
+
+    merged.forward = forward
+    return [site]
 
 
 def _register(site: Site) -> int:
     _installed.append(site)
     return len(_installed) - 1
-
-
-def _wrap(module: torch.nn.Module, handle: int) -> None:
-    inner = module.forward
-
-    def forward(input_: torch.Tensor) -> torch.Tensor:
-        out = inner(input_)
-        torch.ops.vllm.lethe_site(out, handle)
-        return out
-
-    module.forward = forward

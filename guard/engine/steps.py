@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,14 +18,18 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from guard import interventions
 from guard.engine.edits import KEY, EditError, Order, fingerprint, from_wire
 from guard.engine.records import Record, Ring
 from guard.engine.sites import Share, Site
+from guard.engine.tables import Tables
+from guard.interventions import Row
 from guard.types import AppliedEdit, Edit
 
 log = logging.getLogger("lethe.engine")
 
 _LINEAGES = 4_096
+_NONE = np.zeros(0, np.int64)
 
 
 class Batch(Protocol):
@@ -34,24 +39,42 @@ class Batch(Protocol):
     num_computed_tokens_cpu: NDArray[np.int32]
 
 
+class AdapterSite(Protocol):
+    """Where the scales of adapters are set, in a worker that runs adapters."""
+
+    def clear(self) -> None:
+        """A new step: nobody's adapter is scaled."""
+        ...
+
+    def apply(self, share: Share) -> None:
+        """Scale the adapters of the requests whose places in the batch are `share.rows`; sets `share.sound`."""
+        ...
+
+    def scoring_prompts(self) -> AbstractContextManager[None]:
+        """While likelihoods of prompts are computed, whose rows are not those of the batch."""
+        ...
+
+
 @dataclass
 class Progress:
     """One edit of one request. The masks run over `positions`.
 
     `applied` were computed with the edit, `cached` taken from the cache; `known` is shared by all requests
     with the same edits and cache salt: what any of them has edited, and what a cache hit is credited with.
+    `table` is kept for as long as the request runs, also when the worker forgets it for new ones.
     """
 
     edit: Edit
+    table: Any
     positions: NDArray[np.int64]
     applied: NDArray[np.bool_]
     cached: NDArray[np.bool_]
     known: NDArray[np.bool_]
 
     @classmethod
-    def of(cls, edit: Edit, known: NDArray[np.bool_]) -> Progress:
+    def of(cls, edit: Edit, table: Any, known: NDArray[np.bool_]) -> Progress:
         positions = np.asarray(edit.positions, dtype=np.int64)
-        return cls(edit, positions, np.zeros_like(known), np.zeros_like(known), known)
+        return cls(edit, table, positions, np.zeros_like(known), np.zeros_like(known), known)
 
     def mark(self, part: slice) -> None:
         """The positions of `part` have been computed with the edit."""
@@ -71,33 +94,89 @@ class Progress:
 
 @dataclass
 class Held:
-    """An edited request: `seen` tokens were computed or skipped, `end` is behind its last edited position."""
+    """An edited request of `prompt` tokens: `seen` were computed or skipped, `end` is behind its last planned
+    position, and `onward` tells whether edits go on behind the prompt."""
 
     ticket: str
+    prompt: int
     edits: list[Progress]
     end: int
+    onward: bool = False
     seen: int = 0
     reported: bool = False
+    failed: bool = False
     error: str | None = None
 
 
 @dataclass
+class Part:
+    """The rows of one request in a share: from `first`, for the planned positions `part` of `progress`.
+
+    Without a progress they are the rows of a request that has failed.
+    """
+
+    held: Held
+    progress: Progress | None
+    part: slice
+    first: int = 0
+    rows: int = 0
+
+
+@dataclass
+class Work:
+    """One share of a step under construction, for one site."""
+
+    edit: Edit | None
+    table: Any = None
+    rows: list[NDArray[np.int64]] = field(default_factory=list)
+    positions: list[NDArray[np.int64]] = field(default_factory=list)
+    seeds: list[NDArray[np.int64]] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+    size: int = 0
+    share: Share | None = None
+
+    def add(
+        self, request_id: str, part: Part, rows: NDArray[np.int64], positions: NDArray[np.int64], seed: int
+    ) -> None:
+        part.first, part.rows = self.size, len(rows)
+        self.size += len(rows)
+        self.rows.append(rows)
+        self.positions.append(positions)
+        self.seeds.append(np.full(len(rows), seed, np.int64))
+        self.parts.append(part)
+        self.requests.append(request_id)
+
+    def finish(self) -> Share:
+        """The share, its rows in tensors."""
+        rows, positions, seeds = (
+            torch.from_numpy(np.concatenate(part)) for part in (self.rows, self.positions, self.seeds)
+        )
+        method, params = (self.edit.method, self.edit.params) if self.edit else (None, {})
+        self.share = Share(method, rows, positions, seeds, params, self.table)
+        return self.share
+
+
+@dataclass
 class Step:
-    """What one step does: the requests it touches and each share with the progress that it belongs to."""
+    """What one step does: the requests it touches, and the work by place, method, parameters and table."""
 
     touched: list[tuple[str, Held]] = field(default_factory=list)
-    shares: list[tuple[Share, Held, Progress | None, slice]] = field(default_factory=list)
+    work: dict[tuple[Any, ...], Work] = field(default_factory=dict)
 
 
 class EditBook:
     """Plans and settles the steps of one worker.
 
-    `sites` are those installed in the model; an edit for any other place fails its request. Records go to
-    `ring`.
+    `sites` are those installed in the model; an edit for any other place fails its request, and so does one that
+    needs a table which is not in `tables`. Records go to `ring`.
     """
 
-    def __init__(self, ring: Ring) -> None:
+    def __init__(self, ring: Ring, tables: Tables | None = None) -> None:
         self.sites: list[Site] = []
+        self.tables = tables or Tables()
+        self.adapters: AdapterSite | None = None
+        self.end_tokens: tuple[int, ...] = ()
         self._ring = ring
         self._held: dict[str, Held] = {}
         self._step: Step | None = None
@@ -109,9 +188,11 @@ class EditBook:
 
     def observe(self, finished: Iterable[str], new: Iterable[Any]) -> None:
         """Take note of requests that ended and of `NewRequestData` that came; never raises."""
+        self.settle()
         if self._held:
             for request_id in finished:
-                self._held.pop(request_id, None)
+                if self._held.pop(request_id, None):
+                    self.tables.forget(request_id)
         for request in new:
             extra = request.sampling_params.extra_args if request.sampling_params else None
             if extra and KEY in extra:
@@ -123,6 +204,9 @@ class EditBook:
         Args:
             query_starts: first row of each request of the batch in the flattened step, then the end.
         """
+        self.settle()
+        if self.adapters is not None:
+            self.adapters.clear()
         if not self._held:
             return
         step = Step()
@@ -131,69 +215,151 @@ class EditBook:
             if index is None:
                 continue  # preempted, or not scheduled in this step
             start = int(batch.num_computed_tokens_cpu[index])
-            if held.reported and start >= held.end and held.error is None:
+            if held.reported and start >= held.end and held.error is None and not held.onward:
                 continue
             first, last = int(query_starts[index]), int(query_starts[index + 1])
-            self._plan(step, request_id, held, start, first, last)
-        for share, *_ in step.shares:
-            self._site_of(share.edit).shares.append(share)
+            self._plan(step, request_id, held, start, first, last, index)
+        for (site, layer, *_), work in step.work.items():
+            share = work.finish()
+            if site == "adapter" and self.adapters is not None:
+                self.adapters.apply(share)
+            elif site != "logits":
+                self._site(site, layer).shares.append(share)
         self._step = step
 
     def end(self) -> None:
-        """Take back what was handed out, and write the records of requests that passed their last edit."""
+        """The forward pass is over: what else runs the model is not a step."""
+        for site in self.sites:
+            site.shares = []
+
+    def rescore(self, logits: torch.Tensor, requests: Mapping[str, Any]) -> None:
+        """Change the rows of `logits` [requests in batch order, vocab] that edits decide, in place.
+
+        Args:
+            requests: vLLM's cached state of each request, with its token ids.
+        """
+        for (site, *_), work in self._step.work.items() if self._step else ():
+            if site != "logits" or work.edit is None or work.share is None:
+                continue
+            share, rows = work.share, work.share.rows.to(logits.device)
+            try:
+                about = [
+                    Row(
+                        request_id,
+                        requests[request_id].prompt_token_ids,
+                        requests[request_id].output_token_ids,
+                    )
+                    for request_id in work.requests
+                ]
+                method = interventions.load(work.edit.method)
+                new = method.rescore(logits[rows].float(), about, share.params, share.table)
+                share.sound = (new.amax(dim=1) > -torch.inf) & ~torch.isnan(new).any(dim=1)
+                logits.index_copy_(0, rows, new.to(logits.dtype))
+            except Exception as error:
+                log.exception("an edit of the logits could not be applied; its answers end here")
+                share.error = type(error).__name__
+                self._end_answers(logits, rows)
+
+    def settle(self) -> None:
+        """Count what the last step did, and write the records of requests that passed their last planned
+        position. Called when the step's results are on this side anyway, so that no forward pass waits."""
         step, self._step = self._step, None
         if step is None:
             return
-        for site in self.sites:
-            site.shares = []
-        for share, held, progress, part in step.shares:
-            held.error = held.error or share.error
-            if progress is not None and share.done:
-                progress.mark(part)
+        for work in step.work.values():
+            share = work.share
+            sound = share.sound.cpu().numpy() if share is not None and share.sound is not None else None
+            for part in work.parts:
+                part.held.error = part.held.error or (share.error if share is not None else None)
+                if part.progress is None or sound is None:
+                    continue
+                if bool(sound[part.first : part.first + part.rows].all()):
+                    part.progress.mark(part.part)
+                else:
+                    part.held.error = part.held.error or "NotFinite"
         for request_id, held in step.touched:
-            if not held.reported and (held.error is not None or held.seen >= held.end):
+            if (held.error is not None and not held.failed) or (not held.reported and held.seen >= held.end):
                 self._report(request_id, held)
 
     def _accept(self, request: Any, wire: Any) -> Held:
+        length = len(request.prompt_token_ids or ())
         try:
-            order = from_wire(wire, len(request.prompt_token_ids or ()))
-            places = {(site.name, site.layer) for site in self.sites}
-            if any((e.site, e.layer) not in places for e in order.edits):
-                raise EditError("the wire form's edits name a site that is not installed")
+            order = from_wire(wire, length)
+            tables = [self._table(edit) for edit in order.edits]
         except Exception as error:
             log.exception("an edited request cannot be served")
             # Whatever is known of the request must not reach the model: all of its rows are erased.
             ticket = wire.get("ticket") if isinstance(wire, dict) else None
-            return Held(ticket if isinstance(ticket, str) else "", [], 0, error=type(error).__name__)
+            return Held(ticket if isinstance(ticket, str) else "", length, [], 0, error=type(error).__name__)
         known = self._known(order)
-        edits = [Progress.of(edit, mask) for edit, mask in zip(order.edits, known, strict=True)]
-        return Held(order.ticket, edits, max(int(e.positions[-1]) for e in edits) + 1)
+        edits = list(map(Progress.of, order.edits, tables, known))
+        end = max(int(e.positions[-1]) for e in edits) + 1
+        return Held(order.ticket, length, edits, end, any(edit.onward for edit in order.edits))
 
-    def _plan(self, step: Step, request_id: str, held: Held, start: int, first: int, last: int) -> None:
+    def _table(self, edit: Edit) -> Any:
+        """The table of an edit that this worker can carry out; None for a method that has none.
+
+        Raises:
+            EditError: it has no such site, or does not hold the table.
+            ArtifactError: the table belongs to another method.
+        """
+        if edit.site == "adapter":
+            there = self.adapters is not None
+        else:
+            there = edit.site == "logits" or any(
+                (site.name, site.layer) == (edit.site, edit.layer) for site in self.sites
+            )
+        if not there:
+            raise EditError("the wire form's edits name a site that is not installed")
+        if edit.table is not None and edit.table not in self.tables:
+            raise EditError("the wire form's edits name a table that is not loaded")
+        return self.tables.get(edit)
+
+    def _plan(
+        self, step: Step, request_id: str, held: Held, start: int, first: int, last: int, index: int
+    ) -> None:
         end = start + last - first
         step.touched.append((request_id, held))
         if held.error is not None:
-            rows = torch.arange(first, last)
-            step.shares.append((Share(None, rows, rows), held, None, slice(0)))
+            rows = np.arange(first, last)
+            lost = step.work.setdefault(("embedding", None), Work(None))
+            lost.add(request_id, Part(held, None, slice(0)), rows, rows, 0)
             return
         for progress in held.edits:
+            edit = progress.edit
             if start > held.seen:
                 progress.cached[progress.between(held.seen, start)] = True
             part = progress.between(start, end)
-            if part.start < part.stop:
-                positions = torch.from_numpy(progress.positions[part])
-                step.shares.append(
-                    (Share(progress.edit, positions - start + first, positions), held, progress, part)
+            if edit.site == "logits":
+                # The position whose successor is sampled in this step; before the prompt's last there is none.
+                decides = end >= held.prompt and (edit.onward or part.start < part.stop)
+                rows, positions = (np.array([v]) if decides else _NONE for v in (index, end - 1))
+            else:
+                positions = progress.positions[part]
+                if edit.onward and end > held.prompt:
+                    positions = np.concatenate([positions, np.arange(max(start, held.prompt), end)])
+                rows = positions - start + first
+                if edit.site == "adapter" and len(rows):
+                    rows = np.array([index])
+            if len(rows):
+                where = (edit.site, edit.layer, edit.method, edit.table, repr(sorted(edit.params.items())))
+                work = step.work.setdefault(where, Work(edit, progress.table))
+                work.add(
+                    request_id, Part(held, progress, part), rows, positions[: len(rows)], _seed(edit.seed)
                 )
         held.seen = max(held.seen, end)
 
-    def _site_of(self, edit: Edit | None) -> Site:
-        """The site of an edit; rows without one are erased where they enter the model."""
-        name, layer = (edit.site, edit.layer) if edit else ("embedding", None)
+    def _site(self, name: str, layer: int | None) -> Site:
         return next(s for s in self.sites if (s.name, s.layer) == (name, layer))
 
+    def _end_answers(self, logits: torch.Tensor, rows: torch.Tensor) -> None:
+        """Leave the model nothing to say in these rows but the end of its answer, where it has one."""
+        logits.index_fill_(0, rows, -1e9 if self.end_tokens else 0.0)
+        for token in self.end_tokens:
+            logits[rows, token] = 0.0
+
     def _report(self, request_id: str, held: Held) -> None:
-        held.reported = True
+        held.reported, held.failed = True, held.error is not None
         done = () if held.error is not None else tuple(progress.counts() for progress in held.edits)
         self._ring.write(Record(held.ticket, request_id, done, held.error))
 
@@ -205,3 +371,9 @@ class EditBook:
         while len(self._lineages) > _LINEAGES:
             self._lineages.popitem(last=False)
         return known
+
+
+def _seed(digits: str) -> int:
+    """16 hex digits as the signed 64-bit number that tensors hold."""
+    value = int(digits, 16)
+    return value - (1 << 64) if value >= 1 << 63 else value

@@ -10,12 +10,19 @@ from typing import Any
 from pydantic import ValidationError
 
 from guard.errors import BadRequest
-from guard.interventions.base import Intervention, Params
+from guard.interventions.base import Intervention, Params, Prepared, Row
 
 TABLE = {
+    "lora_adapter": "guard.interventions.lora_adapter:LoraAdapter",
     "refusal": "guard.interventions.refusal:Refusal",
     "guard_prompt": "guard.interventions.guard_prompt:GuardPrompt",
+    "in_context": "guard.interventions.in_context:InContext",
+    "token_penalty": "guard.interventions.token_penalty:TokenPenalty",
+    "logit_difference": "guard.interventions.logit_difference:LogitDifference",
     "embedding_corruption": "guard.interventions.embedding_corruption:EmbeddingCorruption",
+    "sae_clamp": "guard.interventions.sae_clamp:SaeClamp",
+    "steering": "guard.interventions.steering:Steering",
+    "neuron_adjust": "guard.interventions.neuron_adjust:NeuronAdjust",
 }
 
 
@@ -51,4 +58,4 @@ def check_params(method: str, params: Mapping[str, Any]) -> Params:
         ) from None
 
 
-__all__ = ["TABLE", "Intervention", "Params", "check_params", "load"]
+__all__ = ["TABLE", "Intervention", "Params", "Prepared", "Row", "check_params", "load"]

@@ -11,20 +11,20 @@ so one value means the same for every model and every number of dimensions.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
 from guard.interventions.base import Intervention, Params, Seeds
-from guard.types import Chosen, Edit, Match, Plan, Prompt
+from guard.interventions.noise import gaussian
+from guard.interventions.positions import planned
+from guard.types import Chosen, Edit, Plan, Prompt
 
 if TYPE_CHECKING:
     import torch
 
 Positive = Annotated[int, Field(strict=True, ge=1)]
-
-_GOLDEN = 0x9E3779B97F4A7C15  # splitmix64's increment
-_STRIDE = 0xD1B54A32D192ED03  # another odd constant, so that positions and dimensions do not share a sequence
 
 
 class EmbeddingCorruptionParams(Params):
@@ -53,11 +53,13 @@ class EmbeddingCorruption(Intervention):
         params = EmbeddingCorruptionParams.model_validate(dict(chosen.params))
         if not prompt.token_ids:
             return Plan()
+        # ECO's fallback. A prompt of one token has no other token to corrupt than its last.
+        whole = range(max(len(prompt.token_ids) - 1, 1))
         edits = tuple(
             Edit(
                 site="embedding",
                 method="embedding_corruption",
-                positions=_positions(match, prompt, params.tokens),
+                positions=planned((match,), prompt, params.tokens, whole),
                 seed=seeds(match.target_id),
                 params=params.model_dump(),
             )
@@ -65,61 +67,26 @@ class EmbeddingCorruption(Intervention):
         )
         return Plan(edits=edits)
 
-    @staticmethod
-    def edit(x: torch.Tensor, positions: torch.Tensor, seed: str, params: dict[str, Any]) -> torch.Tensor:
-        """Rows `x` [n, width] at absolute `positions` [n] -> corrupted rows, same shape and dtype."""
+    def edit(
+        self,
+        x: torch.Tensor,
+        positions: torch.Tensor,
+        seeds: torch.Tensor,
+        layer: int | None,
+        params: Mapping[str, Any],
+        table: Any,
+    ) -> torch.Tensor:
+        """Corrupted rows: see EmbeddingCorruptionParams."""
         width = x.shape[1]
         n = width if params["dims"] == "all" else min(params["dims"], width)
-        rows = x.float()
-        head = rows[:, :n]
+        head = x[:, :n]
         if params["noise"] == "flip":
             head = -head
         elif params["noise"] == "zero":
             head = head * 0
         else:
-            scale = rows.norm(dim=1, keepdim=True) * (params["strength"] / math.sqrt(n))
-            head = head + scale * gaussian(seed, positions, n)
-        out = rows.clone()
+            scale = x.norm(dim=1, keepdim=True) * (params["strength"] / math.sqrt(n))
+            head = head + scale * gaussian(seeds, positions, n)
+        out = x.clone()
         out[:, :n] = head
-        return out.to(x.dtype)
-
-
-def _positions(match: Match, prompt: Prompt, tokens: str) -> tuple[int, ...]:
-    found = prompt.tokens_in(match.spans) if tokens != "prompt" else ()
-    if not found:
-        # ECO's fallback. A prompt of one token has no other token to corrupt than its last.
-        return tuple(range(max(len(prompt.token_ids) - 1, 1)))
-    return tuple(range(found[0], found[-1] + 1)) if tokens == "window" else found
-
-
-def gaussian(seed: str, positions: torch.Tensor, dims: int) -> torch.Tensor:
-    """Standard normal noise [n, dims], float32: a pure function of (seed, position, dimension).
-
-    Box-Muller over the two halves of one 64-bit hash. Logarithm and cosine are taken in double precision:
-    vector and scalar code round them differently, which double precision hides from the float32 result.
-    """
-    import torch
-
-    key = _signed(int(seed, 16))
-    rows = _mix(positions.long().unsqueeze(1) * _signed(_GOLDEN) + key)
-    columns = torch.arange(1, dims + 1, device=positions.device) * _signed(_STRIDE)
-    bits = _mix(rows + columns)
-    u1 = (((bits >> 32) & 0xFFFFFFFF).double() + 0.5) / 2**32
-    u2 = ((bits & 0xFFFFFFFF).double() + 0.5) / 2**32
-    return (torch.sqrt(-2 * torch.log(u1)) * torch.cos(2 * math.pi * u2)).float()
-
-
-def _mix(x: torch.Tensor) -> torch.Tensor:
-    """splitmix64's finaliser on int64, whose arithmetic wraps."""
-    x = (x ^ _shift(x, 30)) * _signed(0xBF58476D1CE4E5B9)
-    x = (x ^ _shift(x, 27)) * _signed(0x94D049BB133111EB)
-    return x ^ _shift(x, 31)
-
-
-def _shift(x: torch.Tensor, by: int) -> torch.Tensor:
-    """Logical right shift; torch's own keeps the sign."""
-    return (x >> by) & ((1 << (64 - by)) - 1)
-
-
-def _signed(value: int) -> int:
-    return value - (1 << 64) if value >= 1 << 63 else value
+        return out

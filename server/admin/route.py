@@ -33,7 +33,7 @@ _MEANINGS = {
     404: "There is no such thing.",
     409: "It exists already.",
     412: "`If-Match` names another version.",
-    422: "The target would fire on too many background prompts, or its texts are not usable.",
+    422: "The target would fire on too many background prompts, or the artifact does not fit or has no effect.",
     503: "The guard or its store does not answer; safe to retry.",
 }
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from guard.artifacts import Digest
 from guard.ledger import TargetState
 from guard.store.keys import Role
 from guard.targets import TargetSpec
@@ -62,6 +63,12 @@ class KeyBody(_Body):
     expires_at: datetime | None = None
 
 
+class ArtifactBody(_Body):
+    """An artifact that lies in the server's store already: bytes and paths are not taken over the network."""
+
+    digest: Digest
+
+
 class ErrorDetail(BaseModel):
     model_config = ConfigDict(extra="allow")
     message: str
@@ -72,6 +79,26 @@ class ErrorDetail(BaseModel):
 
 class ErrorAnswer(BaseModel):
     error: ErrorDetail
+
+
+class ArtifactView(BaseModel):
+    """An artifact of the store: whether it is loaded, or why not, and what its manifest says."""
+
+    model_config = ConfigDict(extra="allow")
+    digest: str
+    method: str | None
+    state: Literal["loaded", "refused", "stored"]
+    error: str | None
+
+
+class ArtifactPage(BaseModel):
+    data: list[ArtifactView]
+    next_cursor: str | None
+
+
+class RemovedArtifact(BaseModel):
+    digest: str
+    deleted: bool
 
 
 class TargetView(TargetSpec):

@@ -1,4 +1,4 @@
-"""`/check`, `/artifacts` and `/status`: would this be matched, what is loaded, what is live."""
+"""`/check` and `/status`: would this be matched, what is live."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fastapi import APIRouter, Depends
 
 from guard.errors import Forbidden
 from server.admin.route import allowed, answers, json_body, takes, validated
-from server.admin.schemas import CheckBody, Objects, OpenObject
+from server.admin.schemas import CheckBody, OpenObject
 from server.admin.services import Services
 from server.auth import Permission, Principal
 
@@ -26,11 +26,6 @@ def add_routes(router: APIRouter, services: Services) -> None:
         if who.tenant is not None and wanted.setdefault("tenant", who.tenant) != who.tenant:
             raise Forbidden(f"This key checks for the tenant '{who.tenant}' only.", param="tenant")
         return await services.check(wanted)
-
-    @router.get("/artifacts", responses=answers(_200=Objects))
-    def list_artifacts(who: Principal = allowed(services, Permission.READ_ARTIFACTS)) -> Json:
-        """What was trained for targets; nothing is until a method needs it."""
-        return {"data": [], "next_cursor": None}
 
     @router.get("/status", responses=answers(_200=OpenObject))
     async def status(who: Principal = allowed(services, Permission.READ_STATUS)) -> Mapping[str, Any]:

@@ -24,6 +24,10 @@ class Failure(LetheError):
     """The server cannot be asked, or said no."""
 
 
+class Unreachable(Failure):
+    """No server answers there."""
+
+
 @dataclass(frozen=True)
 class Client:
     """`transport` replaces the network, for those who have the application at hand."""
@@ -59,7 +63,7 @@ class Client:
                 f"{self.server} did not answer within {SECONDS:.0f} seconds; look at its log."
             ) from None
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
-            raise Failure(self._unreachable(error)) from None
+            raise Unreachable(self._unreachable(error)) from None
         if response.is_success:
             return response
         raise Failure(self._refused(response))

@@ -5,12 +5,16 @@ from __future__ import annotations
 import itertools
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from demo import items as demo_items
 from demo import world as worlds
 from demo.corpus import Corpus, Group, phrase_split, text_of
+from guard import artifacts
+from guard.interventions import TABLE, Intervention, load
+from guard.targets import TargetSpec
 
 DEMO = Path(demo_items.__file__).parent
 SAMPLE = 6000
@@ -145,9 +149,41 @@ def test_committed_items_and_targets_are_the_generated_ones(
     assert (DEMO / "items.jsonl").stat().st_size < 2_000_000
 
 
+def entity_of(world: worlds.World, row: dict[str, Any]) -> worlds.Entity:
+    return next(entity for entity in world.entities if entity.name == row["name"])
+
+
+def test_the_target_demo_methods_shows_every_method_that_has_what_it_needs(
+    world: worlds.World, tmp_path: Path
+) -> None:
+    def rungs() -> dict[str, dict[str, Any]]:
+        (row,) = (row for row in demo_items.targets(world, tmp_path) if row["id"] == "demo-methods")
+        TargetSpec.model_validate(row)
+        return {rung["method"]: rung.get("params", {}) for rung in row["intervention"]}
+
+    before = rungs()
+    assert next(iter(before)) == "embedding_corruption"  # what `auto` does is what applies
+    assert {"refusal", "guard_prompt", "in_context"} <= before.keys()
+    assert "steering" not in before
+    made = artifacts.write(tmp_path / "steering", "steering", "ab" * 32)
+    assert rungs() == {**before, "steering": {"artifact": made.digest}}
+
+
+def test_demo_methods_names_the_artifacts_that_ship_and_no_others() -> None:
+    (row,) = (row for row in rows("targets.jsonl") if row["id"] == "demo-methods")
+    named = {rung["params"]["artifact"] for rung in row["intervention"] if "params" in rung}
+    assert named == {artifacts.read(folder).digest for folder in (DEMO / "artifacts").glob("*/")}
+    needed = {
+        name for name in TABLE if load(name).artifact and type(load(name)).prepare is Intervention.prepare
+    }
+    shipped = {artifacts.read(folder).manifest.method for folder in (DEMO / "artifacts").glob("*/")}
+    assert shipped <= needed
+
+
 def test_targets_are_valid(world: worlds.World) -> None:
     targets = rows("targets.jsonl")
-    assert {row["id"] for row in targets} == world.forget
+    assert {entity_of(world, row).id for row in targets} == world.forget
+    assert [row["id"] for row in targets if row["id"] not in world.forget] == ["demo-methods"]
     trained, other = {}, set()
     for entity in world.entities:
         for fact in entity.facts:
@@ -159,19 +195,21 @@ def test_targets_are_valid(world: worlds.World) -> None:
                     other.add(question.text)
     kept = {text for entity in world.retained() for text in trained[entity.id]}
     for row in targets:
-        assert set(row) == {"id", "name", "aliases", "description", "examples", "retain", "kind", "tags"}
+        more = {"answers", "intervention"} if row["id"] == "demo-methods" else set()
+        given = {"id", "name", "aliases", "description", "examples", "retain", "kind", "tags"}
+        assert set(row) == given | more
         assert row["kind"] in ("entity", "work", "subject", "skill", "tool")
         assert row["tags"] == ["demo"]
         assert 8 <= len(row["examples"]) <= 20
         assert 4 <= len(row["retain"]) <= 8
-        assert set(row["examples"]) <= trained[row["id"]]
+        assert set(row["examples"]) <= trained[entity_of(world, row).id]
         assert not set(row["examples"]) & other
         assert set(row["retain"]) <= kept
 
 
 def test_targets_leave_facts_out(world: worlds.World) -> None:
     for row in rows("targets.jsonl"):
-        target = world.entity(str(row["id"]))
+        target = entity_of(world, row)
         asked = set(row["examples"])
         shown = [fact for fact in target.facts if asked & {q.text for q in worlds.questions(target, fact)}]
         assert len(shown) <= 0.6 * len(target.facts)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from guard.config import AdapterSettings
 from guard.context import RequestContext, enter, leave
 from guard.types import Admission, Chosen, Decision, Match, Plan, Prompt, Span
 
@@ -168,8 +170,9 @@ def likelihoods(output: Any) -> list[float]:
     return [step[token].logprob for token, step in zip(choice.token_ids, choice.logprobs, strict=True)]
 
 
-@pytest.fixture(scope="session")
-def _served(model_dir: Path) -> Iterator[Harness]:
+@contextmanager
+def serving(model_dir: Path, adapters: AdapterSettings = AdapterSettings()) -> Iterator[Harness]:
+    """An engine of its own for as long as the block runs."""
     with pytest.MonkeyPatch.context() as patch, asyncio.Runner() as runner:
         patch.setenv(
             "VLLM_ENABLE_V1_MULTIPROCESSING", "0"
@@ -182,14 +185,20 @@ def _served(model_dir: Path) -> Iterator[Harness]:
 
         patch.setattr(async_llm, "AsyncLLM", async_llm.AsyncLLM)  # put back what install() changes
         launch.install()
-        engine = runner.run(_start(model_dir))
+        engine = runner.run(_start(model_dir, adapters))
         guard = Script()
         yield Harness(engine, guard, runner.run)
         engine.shutdown()
         runner.run(asyncio.sleep(0))
 
 
-async def _start(model_dir: Path) -> Any:
+@pytest.fixture(scope="session")
+def _served(model_dir: Path) -> Iterator[Harness]:
+    with serving(model_dir) as harness:
+        yield harness
+
+
+async def _start(model_dir: Path, adapters: AdapterSettings) -> Any:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.utils.argparse_utils import FlexibleArgumentParser
     from vllm.v1.engine import async_llm
@@ -208,7 +217,7 @@ async def _start(model_dir: Path) -> Any:
     ]
     size = ["--kv-cache-memory-bytes", str(64 << 20)]
     parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser())
-    args = parser.parse_args(guarded_args(["--model", str(model_dir), *options, *size]))
+    args = parser.parse_args(guarded_args(["--model", str(model_dir), *options, *size], adapters=adapters))
     return async_llm.AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args))
 
 

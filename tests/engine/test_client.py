@@ -525,7 +525,8 @@ def test_the_engine_proves_itself(served):
         "GuardCPUWorker",
         "GuardedCPUModelRunner",
     )
-    assert proof.sites == ("embedding@model.embed_tokens",)
+    assert proof.sites[0] == "embedding@model.embed_tokens"
+    assert {"residual@model.layers.0", "neuron@model.layers.1.mlp.gate_up_proj"} <= set(proof.sites)
     assert proof.canary.applied == proof.canary.planned > 0
     assert proof.moved > 0
 

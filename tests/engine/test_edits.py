@@ -37,7 +37,7 @@ def changed(**fields):
         [],
         {},
         {**to_wire(ORDER), "extra": 1},
-        {**to_wire(ORDER), "v": 2},
+        {**to_wire(ORDER), "v": 1},
         {**to_wire(ORDER), "ticket": ""},
         {**to_wire(ORDER), "lineage": 3},
         {**to_wire(ORDER), "edits": []},

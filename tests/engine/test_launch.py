@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from itertools import pairwise
 
 import pytest
 
+from guard.config import AdapterSettings
 from guard.engine import launch
 from guard.errors import ConfigError
 
@@ -22,7 +24,8 @@ def test_the_guards_worker_and_sites_are_named():
     assert argv[argv.index("--worker-cls") + 1] == "guard.engine.worker.GuardCPUWorker"
     assert "--enforce-eager" in argv
     assert "--kv-cache-memory-bytes" in argv
-    assert json.loads(argv[-1])["lethe"]["sites"] == ["embedding"]
+    assert json.loads(argv[-1])["lethe"]["layers"] == "all"
+    assert json.loads(launch.guarded_args(MODEL, {}, layers=(1, 3))[-1])["lethe"]["layers"] == [1, 3]
 
 
 @pytest.mark.parametrize(
@@ -100,3 +103,21 @@ def test_the_operators_own_environment_is_kept():
 def test_an_environment_that_goes_round_the_guard_is_refused(name, value):
     with pytest.raises(ConfigError, match=name):
         launch.pin_environment({name: value})
+
+
+def test_adapters_get_their_slots_and_the_rank_that_is_set_aside():
+    argv = launch.guarded_args(MODEL, {}, adapters=AdapterSettings(slots=4, max_rank=8, resident=32))
+    given = dict(pairwise(argv))
+    assert "--enable-lora" in argv and (given["--max-loras"], given["--max-lora-rank"]) == ("4", "8")
+    assert json.loads(argv[-1])["lethe"]["adapters"] == 32
+
+
+def test_without_slots_adapters_are_off():
+    argv = launch.guarded_args(MODEL, {})
+    assert "--enable-lora" not in argv and json.loads(argv[-1])["lethe"]["adapters"] == 0
+
+
+@pytest.mark.parametrize("flag", ["--max-loras", "--max-lora-rank", "--max-cpu-loras"])
+def test_slots_are_given_in_one_place(flag):
+    with pytest.raises(ConfigError, match=r"adapters\."):
+        launch.guarded_args([*MODEL, flag, "8"], {}, adapters=AdapterSettings(slots=4))

@@ -54,11 +54,12 @@ class Worker:
         self.book.begin(view, starts)
         if applied:
             for share in self.site.shares:
-                share.apply(x)
+                share.apply(x, None, None)
         self.book.end()
         return torch.nonzero(x.sum(1) == 0).flatten().tolist()
 
     def counts(self) -> list[Any]:
+        self.book.settle()
         return [(w[0], w[2][0][2:] if w[2] else w[3]) for w in self.ring.drain()]
 
 
@@ -153,11 +154,9 @@ def test_a_failing_edit_erases_its_rows_and_fails_the_request(monkeypatch):
 
     worker = Worker()
     worker.add("a", zero(1, 2))
-    monkeypatch.setattr(
-        EmbeddingCorruption, "edit", staticmethod(lambda *_: torch.full((2, 4), float("nan")))
-    )
+    monkeypatch.setattr(EmbeddingCorruption, "edit", lambda *_: torch.full((2, 4), float("nan")))
     assert worker.step(("a", 0, 4)) == [1, 2]
-    assert worker.counts() == [("a", "ValueError")]
+    assert worker.counts() == [("a", "NotFinite")]
 
 
 def test_steps_without_edited_requests_plan_nothing():
@@ -175,9 +174,25 @@ def test_finished_requests_are_forgotten():
     assert len(worker.book) == 0
 
 
-@pytest.mark.parametrize("site", ["residual", "logits"])
+@pytest.mark.parametrize("site", ["residual", "neuron", "adapter"])
 def test_an_edit_for_a_site_that_is_not_installed_fails(site):
     worker = Worker()
-    worker.add("a", Edit(site, "embedding_corruption", (1,), SEED, {}, 0 if site == "residual" else None))
+    worker.add("a", Edit(site, "embedding_corruption", (1,), SEED, {}, None if site == "adapter" else 0))
     worker.step(("a", 0, 4))
     assert worker.counts() == [("a", "EditError")]
+
+
+def test_a_table_that_is_unloaded_stays_with_the_requests_that_have_it():
+    """The edit below needs no table; that it names one is enough to be refused without it."""
+    worker = Worker()
+    tables, digest = worker.book.tables, "ab" * 32
+    edit = Edit("embedding", "embedding_corruption", (0, 3), SEED, {"noise": "zero"}, table=digest)
+    tables._held[digest] = ("embedding_corruption", object())
+    worker.add("a", edit)
+    assert worker.step(("a", 0, 2)) == [0]
+    tables.unload(digest)
+    assert worker.step(("a", 2, 2)) == [1]
+    assert worker.counts() == [("a", [2, 2, 0])]
+    worker.add("late", edit)
+    assert worker.step(("late", 0, 4)) == [0, 1, 2, 3]  # nothing of it reaches the model
+    assert worker.counts() == [("late", "EditError")]

@@ -42,7 +42,9 @@ def fake_app(reply: Reply, unavailable: int = 0) -> Starlette:
         if not body["stream"]:
             message = {"role": "assistant", "content": " ".join(words)}
             choice = {"message": message, "finish_reason": "stop", "logprobs": {"content": content}}
-            return JSONResponse({"choices": [choice]}, headers=headers)
+            written = body["max_tokens"] if body.get("ignore_eos") and words != ["refused"] else len(words)
+            usage = {"completion_tokens": written}
+            return JSONResponse({"choices": [choice], "usage": usage}, headers=headers)
 
         def chunks() -> Iterator[str]:
             for i, word in enumerate(words):

@@ -9,8 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from guard.artifacts import ArtifactStore
 from guard.crypto import Secrets
 from guard.errors import TargetRefused
+from guard.library import Library
 from guard.register import Register
 from guard.store import Store
 from guard.targets import TargetSpec
@@ -87,8 +89,10 @@ def open_store(folder: Path) -> Store:
     return Store(f"sqlite:///{folder / 'lethe.db'}", SECRETS)
 
 
-def make_register(store: Store, **options: Any) -> Register:
-    return Register(store, compile_target, FakeGate, **options)
+def make_register(store: Store, artifacts: Path = Path("/nonexistent"), **options: Any) -> Register:
+    """A register whose artifacts lie in the folder `artifacts`."""
+    library = Library(ArtifactStore(artifacts))
+    return Register(store, library, compile_target, FakeGate, **options)
 
 
 def matched(register: Register, text: str, tenant: str | None = None) -> set[str]:

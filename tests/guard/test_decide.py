@@ -91,3 +91,39 @@ def test_a_style_that_is_not_natural_refuses_in_the_strictest_style(style):
 def test_same_method_and_parameters_act_once_for_all_targets():
     decision = verdict({"a": target(), "b": target()}, hit("a"), hit("b"))
     assert len(decision.chosen) == 1 and len(decision.chosen[0].matches) == 2
+
+
+def test_the_facts_of_a_rung_are_those_of_its_method_and_never_another_targets():
+    one, other = Rung("steering", {"artifact": "a"}, facts={"layer": 1}), Rung("steering", facts={"layer": 2})
+    same = Rung("steering", {"artifact": "a"}, min_score=0.2, facts={"layer": 1})
+    targets = {"a": target(one), "b": target(other), "c": target(same), "d": target(Rung("steering"))}
+    decision = verdict(targets, hit("a"), hit("b"), hit("c"), hit("d"))
+    found = [(dict(c.facts), [m.target_id for m in c.matches]) for c in decision.chosen]
+    assert found == [({"layer": 1}, ["a", "c"]), ({"layer": 2}, ["b"]), ({}, ["d"])]
+
+
+def test_a_target_without_a_ready_rung_is_refused():
+    decision = decide([hit()], {"jane": Target(TargetSpec(name="Jane Doe"), ladder=())}, PROMPT, snapshot=7)
+    assert (decision.action, decision.chosen) == ("refuse", ())
+
+
+def adapted(digest, **more):
+    return Rung("lora_adapter", {"artifact": digest * 64, "scale": 1.0, "soft": 1.0}, **more)
+
+
+def test_of_two_adapters_the_strongest_match_gets_its_own_and_the_other_its_next_rung():
+    rungs = (Rung("guard_prompt"), Rung("embedding_corruption", min_score=0.5), adapted("b", min_score=0.8))
+    targets = {"john": target(*rungs), "mary": target(adapted("a"))}
+    decision = verdict(targets, hit("john", 0.9), hit("mary", 0.95))
+    assert {c.method: [m.target_id for m in c.matches] for c in decision.chosen} == {
+        "lora_adapter": ["mary"],
+        "embedding_corruption": ["john"],
+    }
+    decision = verdict(targets, hit("john", 0.97), hit("mary", 0.95))
+    assert decision.action == "refuse"  # mary has no other rung
+
+
+def test_targets_that_want_the_same_adapter_share_it():
+    targets = {"john": target(adapted("a")), "mary": target(adapted("a"))}
+    decision = verdict(targets, hit("john", 0.9), hit("mary", 0.95))
+    assert [len(c.matches) for c in decision.chosen] == [2]

@@ -8,12 +8,20 @@ from guard.errors import BadRequest
 from guard.interventions.embedding_corruption import EmbeddingCorruption, gaussian
 from guard.types import Chosen, Match, Prompt, Span
 
-SEED = "0123456789abcdef"
+SEED = 0x0123456789ABCDEF
 GAUSSIAN = {"strength": 2.0, "dims": "all", "noise": "gaussian"}
 TEXT = "Who is Jane Doe really?"
 PROMPT = Prompt(
     TEXT, tuple(range(6)), (Span(0, 3), Span(3, 6), Span(6, 11), Span(11, 15), Span(15, 22), Span(22, 23))
 )
+
+
+def noise_at(positions, dims, seed=SEED):
+    return gaussian(torch.full_like(positions, seed), positions, dims)
+
+
+def edit(x, positions, params):
+    return EmbeddingCorruption().edit(x, positions, torch.full_like(positions, SEED), None, params, None)
 
 
 def plan(spans, prompt=PROMPT, **params):
@@ -23,7 +31,7 @@ def plan(spans, prompt=PROMPT, **params):
 
 
 def test_noise_is_standard_normal_and_uncorrelated():
-    noise = gaussian(SEED, torch.arange(2000), 64).double()
+    noise = noise_at(torch.arange(2000), 64).double()
     assert abs(noise.mean()) < 0.01
     assert abs(noise.std() - 1) < 0.01
     assert abs((noise**4).mean() - 3) < 0.1
@@ -32,36 +40,36 @@ def test_noise_is_standard_normal_and_uncorrelated():
 
 
 def test_noise_depends_on_position_and_seed_only():
-    whole = gaussian(SEED, torch.arange(500), 96)
+    whole = noise_at(torch.arange(500), 96)
     for start, end in ((0, 1), (1, 8), (8, 200), (200, 500)):
-        assert torch.equal(gaussian(SEED, torch.arange(start, end), 96), whole[start:end])
+        assert torch.equal(noise_at(torch.arange(start, end), 96), whole[start:end])
     scattered = torch.tensor([499, 3, 77])
-    assert torch.equal(gaussian(SEED, scattered, 96), whole[scattered])
-    assert torch.equal(gaussian(SEED, torch.arange(500), 7), whole[:, :7])
-    assert not torch.equal(gaussian("0123456789abcdee", torch.arange(500), 96), whole)
+    assert torch.equal(noise_at(scattered, 96), whole[scattered])
+    assert torch.equal(noise_at(torch.arange(500), 7), whole[:, :7])
+    assert not torch.equal(noise_at(torch.arange(500), 96, SEED - 1), whole)
     torch.manual_seed(1)
-    assert torch.equal(gaussian(SEED, torch.arange(500), 96), whole)
+    assert torch.equal(noise_at(torch.arange(500), 96), whole)
 
 
 def test_an_edit_is_the_same_for_any_chunking():
     x, positions = torch.randn(300, 48), torch.arange(10, 310)
-    whole = EmbeddingCorruption.edit(x, positions, SEED, GAUSSIAN)
+    whole = edit(x, positions, GAUSSIAN)
     bounds = ((0, 1), (1, 17), (17, 300))
-    parts = [EmbeddingCorruption.edit(x[a:b], positions[a:b], SEED, GAUSSIAN) for a, b in bounds]
+    parts = [edit(x[a:b], positions[a:b], GAUSSIAN) for a, b in bounds]
     assert torch.equal(torch.cat(parts), whole)
 
 
 def test_an_edit_leaves_its_input_alone():
     x = torch.randn(3, 8)
     kept = x.clone()
-    EmbeddingCorruption.edit(x, torch.arange(3), SEED, GAUSSIAN)
+    edit(x, torch.arange(3), GAUSSIAN)
     assert torch.equal(x, kept)
 
 
 @pytest.mark.parametrize("dims", [1, 8, "all"])
 def test_strength_is_the_ratio_of_noise_to_signal_whatever_the_dimensions(dims):
     x = torch.randn(4000, 32) * torch.rand(4000, 1)
-    moved = EmbeddingCorruption.edit(x, torch.arange(4000), SEED, {**GAUSSIAN, "dims": dims}) - x
+    moved = edit(x, torch.arange(4000), {**GAUSSIAN, "dims": dims}) - x
     ratio = (moved.norm(dim=1) / x.norm(dim=1)).square().mean().sqrt()
     assert abs(ratio - 2.0) < 0.1
     untouched = moved[:, 32 if dims == "all" else dims :]
@@ -71,13 +79,16 @@ def test_strength_is_the_ratio_of_noise_to_signal_whatever_the_dimensions(dims):
 @pytest.mark.parametrize(("noise", "expected"), [("flip", -1.0), ("zero", 0.0)])
 def test_flip_and_zero_change_the_first_dimensions(noise, expected):
     x = torch.ones(2, 4)
-    out = EmbeddingCorruption.edit(x, torch.arange(2), SEED, {"strength": 1.0, "dims": 3, "noise": noise})
+    out = edit(x, torch.arange(2), {"strength": 1.0, "dims": 3, "noise": noise})
     assert out.tolist() == [[expected] * 3 + [1.0]] * 2
 
 
-def test_half_precision_rows_keep_their_type():
-    x = torch.randn(3, 16, dtype=torch.bfloat16)
-    assert EmbeddingCorruption.edit(x, torch.arange(3), SEED, GAUSSIAN).dtype is torch.bfloat16
+def test_each_row_has_the_noise_of_its_own_request():
+    x, positions, seeds = torch.randn(4, 16), torch.tensor([5, 6, 5, 6]), torch.tensor([SEED, SEED, 7, 7])
+    both = EmbeddingCorruption().edit(x, positions, seeds, None, GAUSSIAN, None)
+    for part in (slice(0, 2), slice(2, 4)):
+        alone = EmbeddingCorruption().edit(x[part], positions[part], seeds[part], None, GAUSSIAN, None)
+        assert torch.equal(both[part], alone)
 
 
 def test_the_tokens_of_the_matched_spans_are_corrupted():

@@ -40,7 +40,7 @@ class Admin:
 @contextmanager
 def admin(folder: Path) -> Iterator[Admin]:
     store = open_store(folder)
-    register = make_register(store)
+    register = make_register(store, folder / "artifacts")
     asyncio.run(register.load())
     log = DecisionLog(store.decisions, SECRETS)
     authenticator = Authenticator(store.keys, ADMIN)

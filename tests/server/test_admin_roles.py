@@ -22,6 +22,8 @@ NEEDS = {
     ("GET", "/decisions"): Permission.READ_DECISIONS,
     ("GET", "/decisions/{id}"): Permission.READ_DECISIONS,
     ("GET", "/artifacts"): Permission.READ_ARTIFACTS,
+    ("POST", "/artifacts"): Permission.ENGINE,
+    ("DELETE", "/artifacts/{digest}"): Permission.ENGINE,
     ("GET", "/status"): Permission.READ_STATUS,
     ("GET", "/keys"): Permission.KEYS,
     ("POST", "/keys"): Permission.KEYS,
@@ -106,6 +108,8 @@ def test_a_key_of_a_tenant_is_confined_to_it(api):
     assert [t["id"] for t in (api.http.get("/targets", headers=auditor)).json()["data"]] == ["plan"]
     assert (api.http.get("/targets/jane", headers=auditor)).status_code == 404
     assert (api.http.get("/keys", headers=admin_of)).status_code == 403
+    assert (api.http.post("/artifacts", json={"digest": "0" * 64}, headers=admin_of)).status_code == 403
+    assert (api.http.delete(f"/artifacts/{'0' * 64}", headers=admin_of)).status_code == 403
     other = api.http.post("/check", json={"prompt": "x", "tenant": "rival"}, headers=auditor)
     assert other.status_code == 403
     mine = api.http.post("/check", json={"prompt": "x"}, headers=auditor)

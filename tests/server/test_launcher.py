@@ -1,12 +1,19 @@
 """What is decided before anything is started."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 
+from guard.artifacts import ArtifactStore
 from guard.config import load_settings
+from guard.library import Library
+from guard.register import Register
+from server import launcher
 from server.cli.options import ServeOptions
 from server.launcher import DEMO_NAME, open_inference, settings_of, vllm_argv
+from tests.guard.artifact_fakes import make_artifact
+from tests.guard.register_fakes import FakeGate, compile_target, open_store
 
 NOTHING = ServeOptions(model=None, demo=False, config=None, host=None, port=None, no_auth=False, vllm_args=())
 
@@ -43,3 +50,24 @@ def test_what_follows_the_dashes_comes_last():
     settings = load_settings(None, {})
     argv = vllm_argv(options(demo=True, vllm_args=("--served-model-name", "mine")), settings)
     assert argv.index(DEMO_NAME) < argv.index("mine")
+
+
+async def test_the_demo_brings_its_artifacts_and_registers_its_targets_once(tmp_path, monkeypatch):
+    digest = make_artifact(tmp_path / "demo" / "trained")
+    lines = tmp_path / "targets.jsonl"
+    lines.write_text('{"id": "jane", "name": "Jane Doe"}\n')
+    monkeypatch.setattr(launcher, "DEMO_ARTIFACTS", tmp_path / "demo")
+    monkeypatch.setattr(launcher, "DEMO_TARGETS", lines)
+    store = open_store(tmp_path)
+    library = Library(ArtifactStore(tmp_path / "artifacts"))
+    register = Register(store, library, compile_target, FakeGate)
+    await register.load()
+    services = SimpleNamespace(store=store, library=library, register=register)
+    await launcher.seed(services)
+    assert (library.store.digests(), list(register.snapshot.targets)) == ([digest], ["jane"])
+    await register.delete("jane")
+    library.store.remove(digest)
+    await launcher.seed(services)
+    assert (library.store.digests(), list(register.snapshot.targets)) == ([digest], [])
+    register.close()
+    store.close()

@@ -32,6 +32,12 @@ def test_folding_undoes_what_hides_a_name_from_a_search(written: str, read: str)
     assert fold(written).text == read
 
 
+def test_every_character_folds() -> None:
+    for code in range(0x110000):
+        fold(chr(code))
+    assert fold("\u00c6gir and \u0152uvre").text == "aegir and oeuvre"
+
+
 def test_a_folded_piece_is_mapped_back_to_the_original_characters() -> None:
     text = "Was \u201eJa\u200bne  D\u00f6e\u2019s\u201c book?"
     folded = fold(text)

@@ -1,0 +1,12 @@
+"""Trains what the guard uses. Each trainer makes an artifact: a folder that `guard.artifacts` reads.
+
+The table is the only place that names the trainers; `python -m classifiers NAME --help` shows one's parameters.
+"""
+
+TRAINERS = {
+    "steering": "classifiers.steering:Steering",
+    "sae": "classifiers.sae:Sae",
+    "neurons": "classifiers.neurons:Neurons",
+    "assistant": "classifiers.assistant:Assistant",
+    "adapter": "classifiers.adapter:Adapter",
+}

@@ -1,0 +1,85 @@
+"""The worker's static tables: what edits need besides their own data, by the content hash of its artifact."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from guard import artifacts, interventions
+from guard.errors import ArtifactError, LetheError
+from guard.types import Edit
+
+log = logging.getLogger("lethe.engine")
+
+
+class Tables:
+    """Tables that are loaded. `model` is the folder of the served weights, for methods that run a part of them."""
+
+    def __init__(self, model: Path | None = None) -> None:
+        self._model = model
+        self._held: dict[str, tuple[str, Any]] = {}
+
+    def __contains__(self, digest: object) -> bool:
+        return digest in self._held
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._held)
+
+    def load(self, digest: str, folder: str, device: torch.device) -> None:
+        """Read the artifact in `folder` and keep what its method makes of it.
+
+        Raises:
+            ArtifactError: it is not the artifact of that digest, or does not fit the method or the model.
+        """
+        artifact = artifacts.read(Path(folder))
+        if artifact.digest != digest:
+            raise ArtifactError(f"The folder does not hold the artifact {digest[:16]}.")
+        if self._model is not None and artifact.manifest.base_model != artifacts.weights_digest(self._model):
+            raise ArtifactError(f"The artifact {digest[:16]} was made for another model.")
+        tensors = {name: tensor.to(device) for name, tensor in artifact.tensors().items()}
+        facts = {
+            **artifact.manifest.facts,
+            "digest": digest,
+            "model": self._model,
+            "folder": artifact.folder,
+        }
+        method = artifact.manifest.method
+        try:
+            self._held[digest] = (method, interventions.load(method).load(tensors, facts))
+        except LetheError:
+            raise
+        except Exception as error:
+            log.exception("an artifact could not be loaded")
+            raise ArtifactError(
+                f"The artifact {digest[:16]} does not fit: {type(error).__name__}."
+            ) from error
+
+    def unload(self, digest: str) -> None:
+        self._held.pop(digest, None)
+
+    def get(self, edit: Edit) -> Any:
+        """The edit's table; None for a method that has none.
+
+        Raises:
+            ArtifactError: the table belongs to another method.
+        """
+        if edit.table is None:
+            return None
+        method, table = self._held[edit.table]
+        if method != edit.method:
+            raise ArtifactError(f"The artifact {edit.table[:16]} was made for {method}.")
+        return table
+
+    def forget(self, request_id: str) -> None:
+        """A request has ended: drop what tables keep of it."""
+        for _, table in self._held.values():
+            if (forget := getattr(table, "forget", None)) is not None:
+                forget(request_id)
+
+    def kept(self) -> int:
+        """How many requests tables keep something of, over all tables."""
+        return sum(len(table) for _, table in self._held.values() if hasattr(table, "forget"))

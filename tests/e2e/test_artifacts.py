@@ -1,0 +1,110 @@
+"""Methods that need an artifact, on a real server: they wait for it, use it, and are never applied without it."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from guard import artifacts
+from server.cli import main
+from tests.e2e.conftest import MODEL
+from tests.e2e.test_server import PERSON, ask, chat, decision, fact  # noqa: F401
+
+pytestmark = pytest.mark.engine
+WIDTH = 192
+
+
+@pytest.fixture
+def lethe(running):
+    """The command line, on the machine and the data folder of the server."""
+    if "LETHE_E2E_URL" in os.environ:
+        pytest.skip("the data folder of that server is not known here")
+    environ = {"LETHE_SERVER": running.base_url, "LETHE_ADMIN_KEY": running.admin_key}
+    environ["LETHE_DATA_DIR"] = str(running.log.parent / "data")
+
+    def run(*args):
+        return CliRunner().invoke(main, list(args), env=environ)
+
+    return run
+
+
+@pytest.fixture
+def steering(tmp_path):
+    """An artifact that pushes the residual far away, and one that does not move it."""
+
+    def make(strength: float):
+        direction = torch.linspace(-1, 1, WIDTH).unsqueeze(0)
+        tensors = {"forget": 0 * direction, "retain": direction, "unknown": strength * direction}
+        folder = tmp_path / str(strength)
+        base = artifacts.weights_digest(MODEL)
+        facts = {"layers": [2], "unknown": True}
+        return folder, artifacts.write(folder, "steering", base, tensors=tensors, facts=facts).digest
+
+    return make
+
+
+def test_a_target_waits_for_its_artifact_and_then_uses_it(lethe, steering, admin, http, client, forget, fact):  # noqa: F811
+    folder, digest = steering(50.0)
+    view = forget(PERSON, intervention={"method": "steering", "params": {"artifact": digest}}).json()
+    assert (view["state"], view["artifacts"][0]["artifact"]) == ("pending", digest)
+    assert decision(admin, chat(http, fact["turns"]))["action"] == "refuse"
+
+    assert lethe("artifacts", "add", str(folder)).exit_code == 0
+    assert admin.get(f"/targets/{PERSON}").json()["state"] == "active"
+    record = decision(admin, chat(http, fact["turns"]))
+    assert (record["action"], record["applied"]) == ("intervene", ["steering"])
+    (edit,) = record["edits"]
+    assert (edit["site"], edit["layer"], edit["applied"]) == ("residual", 2, 1)
+    assert fact["value"] not in ask(client, fact["turns"]).message.content
+    assert http.get("/readyz").status_code == 200
+
+    assert lethe("artifacts", "remove", digest[:12]).exit_code == 0
+    assert admin.get(f"/targets/{PERSON}").json()["state"] == "pending"
+    assert decision(admin, chat(http, fact["turns"]))["action"] == "refuse"
+    assert http.get("/readyz").status_code == 200
+
+
+def test_an_artifact_that_changes_nothing_is_refused(lethe, steering, admin):
+    folder, digest = steering(0.0)
+    added = lethe("artifacts", "add", str(folder))
+    assert (added.exit_code, "does not change what the model says" in added.stderr) == (1, True)
+    (row,) = (row for row in admin.get("/artifacts").json()["data"] if row["digest"] == digest)
+    assert row["state"] == "refused"
+    assert lethe("artifacts", "remove", digest).exit_code == 0
+
+
+def test_a_layer_that_the_model_does_not_have_is_refused(admin, targets, steering, lethe):
+    folder, _ = steering(49.0)
+    (manifest,) = [artifacts.read(folder).manifest]
+    wrong = artifacts.write(folder, "steering", manifest.base_model, facts={**manifest.facts, "layers": [99]})
+    assert lethe("artifacts", "add", str(folder)).exit_code == 1
+    (row,) = (row for row in admin.get("/artifacts").json()["data"] if row["digest"] == wrong.digest)
+    assert row["state"] == "refused"
+    assert lethe("artifacts", "remove", wrong.digest).exit_code == 0
+
+
+def test_what_a_method_makes_of_the_target_is_in_force_when_put_returns(admin, http, forget, fact):  # noqa: F811
+    change = {"answers": [fact["answer"]], "intervention": {"method": "token_penalty"}}
+    view = forget(PERSON, **change).json()
+    assert (view["state"], view["artifacts"][0]["state"]) == ("active", "ready")
+    response = chat(http, fact["turns"])
+    assert fact["value"] not in response.json()["choices"][0]["message"]["content"]
+    assert decision(admin, response)["applied"] == ["token_penalty"]
+    assert http.get("/readyz").status_code == 200
+    assert admin.get("/artifacts").json()["data"] == []  # it is the target's own and is not listed
+
+
+def test_examples_in_the_prompt_do_not_show_in_the_usage(admin, http, forget, fact):  # noqa: F811
+    before = chat(http, fact["turns"]).json()["usage"]["prompt_tokens"]
+    forget(PERSON, intervention={"method": "in_context"})
+    response = chat(http, fact["turns"])
+    assert response.json()["usage"]["prompt_tokens"] == before
+    assert decision(admin, response)["applied"] == ["in_context"]
+    checked = admin.post("/check", json={"messages": fact["turns"]}).json()
+    assert checked["decision"]["interventions"][0]["method"] == "in_context"
+    assert "birthplace" not in str(
+        checked["decision"]["interventions"]
+    )  # the target's examples are no one's business

@@ -1,0 +1,56 @@
+"""Readiness: what must be there while traffic comes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from server.app import Live
+
+SOUND = {"guarded": True, "sites": [["embedding", None, "embed"]], "tables": ["a", "b"]}
+
+
+@dataclass
+class Engine:
+    statuses: list[dict[str, Any]] = field(default_factory=lambda: [SOUND])
+
+    async def check_health(self) -> None:
+        pass
+
+    async def collective_rpc(self, method: str) -> list[dict[str, Any]]:
+        return self.statuses
+
+
+def live(engine: Engine, *loaded: set[str]) -> Live:
+    """`loaded` are the artifacts that must be there, before and after the engine was asked."""
+    answers = iter(loaded)
+    library = SimpleNamespace(loaded=lambda: set(next(answers)))
+    services = SimpleNamespace(library=library, register=SimpleNamespace(snapshot=None))
+    return Live(services, engine, None)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("statuses", "reason"),
+    [
+        ([SOUND], None),
+        ([SOUND, {**SOUND, "tables": ["b"]}], "A worker has lost the table of an artifact."),
+        ([{**SOUND, "sites": []}], "A worker has lost its edit sites."),
+        ([{**SOUND, "guarded": False}], "A worker has lost its edit sites."),
+    ],
+)
+async def test_a_worker_that_lost_something_stops_readiness(statuses, reason):
+    assert await live(Engine(statuses), {"a"}, {"a"}).unready() == reason
+
+
+@pytest.mark.parametrize(("before", "after"), [({"a"}, {"a", "new"}), ({"a", "gone"}, {"a"})])
+async def test_artifacts_may_come_and_go_while_the_engine_is_asked(before, after):
+    assert await live(Engine(), before, after).unready() is None
+
+
+async def test_an_engine_that_does_not_answer_is_not_ready():
+    engine = Engine()
+    engine.collective_rpc = None  # type: ignore[assignment]
+    assert "TypeError" in await live(engine, set(), set()).unready()
