@@ -32,14 +32,15 @@ def blocks(model: Any) -> list[Any]:
     return max(lists, key=len, default=[])
 
 
-def layers_of(model: Any, wanted: Sequence[int] | Literal["all"]) -> list[int]:
-    """`wanted` in order, or all.
+def layers_of(model: Any, wanted: Sequence[int] | Literal["all", "middle"]) -> list[int]:
+    """`wanted` in order, or all, or the one in the middle.
 
     Raises:
         BadRequest: the model has no such layer, or none is wanted.
     """
     count = len(blocks(model))
-    layers = list(range(count)) if wanted == "all" else sorted(set(wanted))
+    named = {"all": list(range(count)), "middle": [count // 2]}
+    layers = named[wanted] if isinstance(wanted, str) else sorted(set(wanted))
     if not layers or not all(0 <= layer < count for layer in layers):
         raise BadRequest(f"The model has layers 0 to {count - 1}; {wanted} does not name some of them.")
     return layers

@@ -18,14 +18,14 @@ from guard.metrics.refusal import is_refusal
 if TYPE_CHECKING:
     import torch
 
-Layers = list[Annotated[int, Field(ge=0)]] | Literal["all"]
+Layers = list[Annotated[int, Field(ge=0)]] | Literal["all", "middle"]
 
 
 class SteeringParams(Params):
-    """layers: behind which the residual is steered; at: over which tokens of each example the means are taken, the
-    `last` of its prompt, those of its `answer` or of its `prompt`, or `all`."""
+    """layers: behind which the residual is steered; pushes behind several add up. at: over which tokens of each
+    example the means are taken, the `last` of its prompt, those of its `answer` or of its `prompt`, or `all`."""
 
-    layers: Layers = "all"
+    layers: Layers = "middle"
     at: Which = "last"
 
 

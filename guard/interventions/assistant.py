@@ -147,9 +147,10 @@ class Assistant:
             return DynamicCache(), past
         states = [self._states[request] for request in requests]
         shared = states[0].cache
+        # All of its rows are here, then, and in the order in which they were made: that of the requests' names.
         if len(states) == shared.layers[0].keys.shape[0] and all(
-            state.cache is shared and state.index == i and state.start + past[i] == shared.get_seq_length()
-            for i, state in enumerate(states)
+            state.cache is shared and state.start + n == shared.get_seq_length()
+            for state, n in zip(states, past, strict=True)
         ):
             return shared, [state.start for state in states]
 

@@ -63,6 +63,7 @@ def test_which_tokens(which: Any, expected: list[int]) -> None:
 
 def test_layers_are_checked(model: Any) -> None:
     assert layers_of(model[0], "all") == [0, 1]
+    assert layers_of(model[0], "middle") == [1]
     assert layers_of(model[0], [1, 1, 0]) == [0, 1]
     for wanted in ([2], [-1], []):
         with pytest.raises(BadRequest, match="layers 0 to 1"):

@@ -51,7 +51,7 @@ def test_means_at_the_last_prompt_token(model: Path, tmp_path: Path) -> None:
 
 
 def test_the_engine_can_steer_with_it(model: Path, tmp_path: Path) -> None:
-    artifact = train(model, tmp_path)
+    artifact = train(model, tmp_path, layers="all")
     assert artifact.manifest.method == "steering"
     table = Steering().load(artifact.tensors(), artifact.manifest.facts)
     rows = torch.zeros(1, dtype=torch.int64)

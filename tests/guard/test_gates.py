@@ -65,6 +65,13 @@ def test_tokens_that_are_computed_again_do_not_count_twice() -> None:
     assert gate.fired_at == fired_at(hot, limits)
 
 
+def test_what_it_keeps_of_a_long_text_is_bounded() -> None:
+    gate = Gate(Limits(8, NEVER, 0.25, NEVER))
+    for start in range(0, 1_000, 100):
+        gate.observe(start, flips(0.4, 100))
+    assert len(gate._last) == 7
+
+
 def test_skipped_tokens_count_for_nothing() -> None:
     limits = Limits(4, NEVER, 0.5, 1.6)
     gate = Gate(limits)

@@ -205,7 +205,9 @@ def test_other_tokens_under_a_known_name_are_read_anew(model):
     watched, plain = Watched(model), beginning_like(model)
     (a, b), (x,) = texts(9, 9, seed=3), texts(5, seed=1)
     watched.say(r=(a, x[:2]))
-    for rows in ({"r": (b, x[:3])}, {"r": (b, x[:3])}, {"r": (b, x[:1])}, {"r": (b, [9, *x[:2]])}):
+    other = (x[0] + 1) % VOCABULARY
+    for output in (x[:3], x[:3], x[:1], [other, *x[:2]], [x[0]]):
+        rows = {"r": (b, output)}
         agrees(plain, watched.say(**rows), **rows)
 
 
