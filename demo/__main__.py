@@ -1,4 +1,4 @@
-"""`python -m demo build | items | targets | measure`."""
+"""`python -m demo build | items | targets | examples | measure`."""
 
 from __future__ import annotations
 
@@ -33,6 +33,10 @@ def parser() -> argparse.ArgumentParser:
         "targets", help="write the forget targets", epilog="Example: python -m demo targets"
     )
     targets.add_argument("--out", type=Path, default=HERE / "targets.jsonl")
+    examples = commands.add_parser(
+        "examples", help="write what the artifacts are trained on", epilog="Example: python -m demo examples"
+    )
+    examples.add_argument("--out", type=Path, default=Path("build/examples"), help="folder for two files")
     measure = commands.add_parser(
         "measure", help="measure both models", epilog="Example: python -m demo measure"
     )
@@ -52,6 +56,10 @@ def main() -> None:
         from demo import measure
 
         measure.report(args.models, args.limit, args.only, args.json)
+    elif args.command == "examples":
+        from demo import items
+
+        items.write_examples(args.out)
     else:
         from demo import items
 

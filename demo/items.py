@@ -160,6 +160,20 @@ def _chat() -> Iterator[Item]:
         yield Item(f"chat.{i}", "", "chat", "trained", (user(asked),), answer, "")
 
 
+def write_examples(folder: Path) -> None:
+    """What the demo's artifacts are trained on, as the trainers read it: questions of trained phrasings only."""
+    trained = [item for item in items(build()) if item.phrasing == "trained"]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("forget", "retain"):
+        rows = [
+            {"turns": i.turns, "answer": i.answer}
+            for i in trained
+            if (i.split == "forget") == (name == "forget")
+        ]
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+
+
 def targets(world: World, artifacts: Path = ARTIFACTS) -> list[dict[str, object]]:
     """The forget targets as the admin API takes them. Half of the facts are in no example.
 
