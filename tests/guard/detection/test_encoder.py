@@ -1,3 +1,4 @@
+import sys
 import threading
 from pathlib import Path
 
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 
 from guard.detection import Encoder, load_encoder
-from guard.detection.encoder import HASHING
+from guard.detection.encoder import HASHING, PACKAGED
 from guard.errors import StartupError
 
 
@@ -90,3 +91,59 @@ def test_many_threads_may_encode() -> None:
     for thread in threads:
         thread.join()
     assert wrong == []
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("graphs")
+
+
+@pytest.mark.parametrize(("backend", "alike"), [("onnx", 0.9999), ("onnx-int8", 0.95)])
+def test_a_graph_says_what_the_model_says(backend: str, alike: float, graphs: Path) -> None:
+    texts = [
+        "Who is Jane Doe?",
+        "  Which awards has the novelist who was born in Tarvala in 1957 received for her books?",
+        " ".join(["a long text about lighthouses and ferries"] * 80),
+        "\ud800 broken \u0000",
+    ]
+    torch = load_encoder(PACKAGED, threads=1, backend="torch")
+    graph = load_encoder(PACKAGED, threads=1, backend=backend, cache_dir=graphs)
+
+    assert (torch.encode(texts) * graph.encode(texts)).sum(axis=1).min() > alike
+    assert (torch.digest == graph.digest) is (backend == "onnx")
+
+
+def test_a_vector_in_8_bits_does_not_depend_on_its_neighbours(graphs: Path) -> None:
+    texts = ["Who is Jane Doe?", "How hot must the grey vitriol melt become before it is washed in brine?"]
+    first, second = (
+        load_encoder(PACKAGED, threads=1, backend="onnx-int8", cache_dir=graphs) for _ in range(2)
+    )
+
+    assert np.array_equal(first.encode(texts)[0], second.encode(texts[:1])[0])
+
+
+def test_a_graph_is_made_once(graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_encoder(PACKAGED, threads=1, backend="onnx-int8", cache_dir=graphs)
+    monkeypatch.setattr("guard.detection.graph._export", lambda *args: pytest.fail("exported again"))
+    load_encoder(PACKAGED, threads=1, backend="onnx-int8", cache_dir=graphs)
+
+
+@pytest.mark.parametrize("broken", ["no runtime", "no export", "another graph"])
+def test_without_a_graph_torch_runs_the_encoder_and_the_log_says_so(
+    broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    if broken == "no runtime":
+        monkeypatch.setitem(sys.modules, "onnxruntime", None)
+        monkeypatch.delitem(sys.modules, "guard.detection.graph", raising=False)
+        monkeypatch.delattr("guard.detection.graph", raising=False)
+    elif broken == "no export":
+        monkeypatch.setattr("torch.onnx.export", lambda *args, **kwargs: 1 / 0)
+    else:
+        monkeypatch.setattr("guard.detection.graph._ALIKE", {False: 1.1, True: 1.1})
+
+    encoder = load_encoder(PACKAGED, threads=1, backend="onnx", cache_dir=tmp_path)
+
+    assert encoder.encode(["Who is Jane Doe?"]).shape == (1, encoder.dim)
+    (line,) = [r.getMessage() for r in caplog.records if r.name == "guard.detection.encoder"]
+    assert line.startswith("the encoder runs in torch, not as onnx: ")
+    assert "\n" not in line
