@@ -7,11 +7,14 @@ from pathlib import Path
 
 import click
 
-from evals import options
+from evals import corpora, options
 from evals.html import page
 from evals.items import ItemError, names_in
 from evals.suites import compare as compare_suite
 from evals.suites import demo as demo_suite
+from evals.suites import detection as detection_suite
+from guard.detection import Compiler, load_encoder
+from guard.detection.encoder import PACKAGED
 
 
 @click.command()
@@ -98,6 +101,71 @@ def compare(
     except (ItemError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise click.ClickException(f"cannot compare: {error}") from error
     options.finish(report, out, rows=rows)
+
+
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+
+
+@click.command()
+@click.option(
+    "--tofu", "tofu_folder", type=_FOLDER, help="TOFU as published: forgetXX_perturbed.json and so on."
+)
+@click.option("--lume", "lume_folder", type=_FOLDER, help="LUME: forget.jsonl and retain.jsonl.")
+@click.option(
+    "--benign", "benign_folder", type=_FOLDER, help="Arena-Hard, MT-Bench and nq_open; with --tofu."
+)
+@click.option("--demo", "demo_folder", type=_FOLDER, help="The demo: targets.jsonl and items.jsonl.")
+@click.option("--encoder", default=PACKAGED, show_default=True, help="The detectors' sentence encoder.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the encoder.")
+@click.option(
+    "--cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("data/cache"),
+    show_default=True,
+    help="Where the encoder's vectors of the background set are kept.",
+)
+@click.option("--sample", type=click.IntRange(1), help="At most so many questions of each sort.")
+@click.option(
+    "--check/--no-check", default=True, show_default=True, help="Exit with 1 when a criterion fails."
+)
+@options.common_options("detection")
+def detection(
+    tofu_folder: Path | None,
+    lume_folder: Path | None,
+    benign_folder: Path | None,
+    demo_folder: Path | None,
+    encoder: str,
+    threads: int,
+    cache: Path,
+    sample: int | None,
+    check: bool,
+    seed: int,
+    out: Path,
+    rows: bool,
+) -> None:
+    """What the gate finds and what it leaves alone, on public benchmarks. Needs no server.
+
+    \b
+    Example:
+      python -m evals detection --tofu data/tofu --lume data/lume --benign data/benign --demo demo
+    """
+    blocks: dict[str, list[corpora.Trial]] = {}
+    try:
+        if tofu_folder:
+            others = corpora.benign(benign_folder) if benign_folder else []
+            blocks["TOFU"] = list(corpora.tofu(tofu_folder, others, described=False))
+            blocks["TOFU, row 0 registered"] = list(corpora.tofu(tofu_folder, others, described=True))
+        if lume_folder:
+            blocks["LUME"] = [corpora.lume(lume_folder, seed)]
+        if demo_folder:
+            blocks["demo"] = [corpora.demo(demo_folder)]
+    except ItemError as error:
+        raise click.ClickException(str(error)) from error
+    if not blocks:
+        raise click.UsageError("Give at least one of --tofu, --lume and --demo.")
+    loaded = load_encoder(encoder, threads=threads)
+    report = detection_suite.run(blocks, loaded, Compiler(loaded, cache), seed=seed, sample=sample)
+    options.finish(report, out, rows=rows, check=check)
 
 
 @click.command()
