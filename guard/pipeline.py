@@ -19,12 +19,15 @@ from guard.types import Admission, Decision, Detection, Edit, Insertion, Plan, P
 
 log = logging.getLogger("lethe.guard")
 
+_REASONS = {TimeoutError: "timeout", OverflowError: "too many requests"}
+
 
 @dataclass
 class Guard:
     """Judges prompts on the snapshot that is current when they arrive.
 
     `snapshot` returns the current one, `executor` keeps detection off the event loop, `deadline_s` bounds it.
+    At most `limit` prompts are judged or wait at once; one more counts as failed detection.
     `bypasses` counts requests let through because detection failed and every target allows that.
     """
 
@@ -32,7 +35,9 @@ class Guard:
     secrets: Secrets
     executor: Executor
     deadline_s: float
+    limit: int = 256
     bypasses: int = 0
+    _judging: int = 0
 
     async def admit(self, prompt: Prompt, context: RequestContext | None) -> Admission:
         """The decision on `prompt` with the plan that carries it out.
@@ -53,15 +58,21 @@ class Guard:
     ) -> tuple[tuple[Detection, ...], dict[str, float]]:
         if not snapshot.armed:
             return (), {}
+        if self._judging >= self.limit:
+            return self._undetected(snapshot, context, OverflowError())
         tenant, model = (context.tenant, context.model) if context else (None, None)
+        until = time.monotonic() + self.deadline_s  # whoever still waits for a thread then is not judged any more
         loop = asyncio.get_running_loop()
         job = loop.run_in_executor(
-            self.executor, lambda: snapshot.gate.detect(prompt, tenant=tenant, model=model)
+            self.executor, lambda: snapshot.gate.detect(prompt, tenant=tenant, model=model, until=until)
         )
+        self._judging += 1
         try:
             return await asyncio.wait_for(job, self.deadline_s)
         except Exception as error:  # whatever a detector throws must fail closed
             return self._undetected(snapshot, context, error)
+        finally:
+            self._judging -= 1
 
     def _undetected(
         self, snapshot: Snapshot, context: RequestContext | None, error: Exception
@@ -69,7 +80,7 @@ class Guard:
         """Fail closed, unless every target in scope says otherwise; every bypass is counted and logged."""
         tenant, model = (context.tenant, context.model) if context else (None, None)
         in_scope = [t for t in snapshot.targets.values() if t.spec.scope.frozen().covers(tenant, model)]
-        reason = "timeout" if isinstance(error, TimeoutError) else type(error).__name__
+        reason = _REASONS.get(type(error), type(error).__name__)
         if any(t.spec.policy.on_error == "closed" for t in in_scope):
             log.error("detection failed (%s); the request is refused", reason)
             raise GuardUnavailable("The request could not be checked; try again.") from None

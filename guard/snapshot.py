@@ -28,7 +28,7 @@ class Gate(Protocol):
     """All compiled targets together, asked once per prompt."""
 
     def detect(
-        self, prompt: Prompt, *, tenant: str | None, model: str | None
+        self, prompt: Prompt, *, tenant: str | None, model: str | None, until: float | None
     ) -> tuple[tuple[Detection, ...], dict[str, float]]: ...
 
 

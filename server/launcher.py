@@ -147,8 +147,11 @@ async def services_of(settings: Settings) -> AsyncIterator[Services]:
     )
     decisions.start()
     watch = asyncio.create_task(register.watch())
-    with ThreadPoolExecutor(settings.encoder.threads, thread_name_prefix="detection") as executor:
-        guard = Guard(lambda: register.snapshot, secrets, executor, settings.detection.deadline_ms / 1000)
+    judging = settings.detection
+    with ThreadPoolExecutor(judging.concurrency, thread_name_prefix="detection") as executor:
+        guard = Guard(
+            lambda: register.snapshot, secrets, executor, judging.deadline_ms / 1000, limit=judging.queue
+        )
         authenticator = Authenticator(store.keys, _plain(settings.auth.admin_key))
         try:
             yield Services(

@@ -119,9 +119,12 @@ class Reading:
     `active` are the ids of the targets in scope. A reading belongs to one call; it is not shared by threads.
     """
 
-    def __init__(self, prompt: Prompt, active: frozenset[str], encoder: Encoder) -> None:
+    def __init__(
+        self, prompt: Prompt, active: frozenset[str], encoder: Encoder, until: float | None = None
+    ) -> None:
         self.active = active
         self._encoder = encoder
+        self._until = until
         self.pieces = tuple(pieces(prompt))
 
     @cached_property
@@ -137,8 +140,8 @@ class Reading:
 
     @cached_property
     def vectors(self) -> np.ndarray:
-        """[windows, dim], in the order of `windows`; one call of the encoder."""
-        return self._encoder.encode([window.text for _, window in self.windows])
+        """[windows, dim], in the order of `windows`; one call of the encoder. Raises TimeoutError."""
+        return self._encoder.encode([window.text for _, window in self.windows], self._until)
 
     def spans(self, window: int) -> tuple[Span, ...]:
         piece, found = self.windows[window]

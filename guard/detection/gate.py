@@ -31,19 +31,30 @@ class Gate:
         self._detectors = tuple((name, load_detector(path)(compiled)) for name, path in DETECTORS.items())
 
     def detect(
-        self, prompt: Prompt, *, tenant: str | None = None, model: str | None = None
+        self,
+        prompt: Prompt,
+        *,
+        tenant: str | None = None,
+        model: str | None = None,
+        until: float | None = None,
     ) -> tuple[tuple[Detection, ...], dict[str, float]]:
         """What reached its threshold among the targets that bind this tenant and model, and milliseconds
-        spent by each detector and in total. Of shared work (vectors), the detector that asks first pays."""
+        spent by each detector and in total. Of shared work (vectors), the detector that asks first pays.
+
+        Raises:
+            TimeoutError: the prompt is not judged at `until`, on the monotonic clock.
+        """
         started = time.perf_counter()
         active = self._everywhere.union(i for i, scope in self._scopes if scope.covers(tenant, model))
         if not active:
             return (), {"total": (time.perf_counter() - started) * 1000}
-        reading = Reading(prompt, active, self._encoder)
+        reading = Reading(prompt, active, self._encoder, until)
         found: list[Detection] = []
         timings: dict[str, float] = {}
         for name, detector in self._detectors:
             begun = time.perf_counter()
+            if until is not None and time.monotonic() >= until:
+                raise TimeoutError
             found.extend(detector.detect(reading))
             timings[name] = (time.perf_counter() - begun) * 1000
         timings["total"] = (time.perf_counter() - started) * 1000

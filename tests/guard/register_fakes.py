@@ -39,7 +39,7 @@ class FakeGate:
         self.compiled = list(compiled)
 
     def detect(
-        self, prompt: Prompt, *, tenant: str | None, model: str | None
+        self, prompt: Prompt, *, tenant: str | None, model: str | None, until: float | None = None
     ) -> tuple[tuple[Detection, ...], dict[str, float]]:
         found = []
         for piece in self.compiled:

@@ -1,5 +1,6 @@
 """Detect, decide, plan: what the engine client is told to do, and what happens when detection fails."""
 
+import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from guard.errors import GuardUnavailable
 from guard.pipeline import Guard
 from guard.snapshot import Snapshot
 from guard.targets import TargetSpec
-from guard.types import Detection, Prompt, Rung, Span
+from guard.types import Admission, Detection, Prompt, Rung, Span
 
 TEXT = "Who is Jane Doe?"
 PROMPT = Prompt(TEXT, tuple(range(4)), (Span(0, 3), Span(3, 6), Span(6, 11), Span(11, 16)))
@@ -33,7 +34,7 @@ class Gate:
     error: Exception | None = None
     seen: list = field(default_factory=list)
 
-    def detect(self, prompt, *, tenant=None, model=None):
+    def detect(self, prompt, *, tenant=None, model=None, until=None):
         self.seen.append((tenant, model))
         time.sleep(self.delay)
         if self.error:
@@ -96,6 +97,23 @@ async def test_tenant_and_model_reach_the_detectors(guard):
 async def test_failed_or_late_detection_fails_closed(guard, gate):
     with pytest.raises(GuardUnavailable):
         await guard(gate).admit(PROMPT, None)
+
+
+async def test_more_prompts_than_may_wait_are_refused_at_once(guard):
+    made = guard(Gate(delay=0.05))
+    made.limit = 2
+    results = await asyncio.gather(*(made.admit(PROMPT, None) for _ in range(3)), return_exceptions=True)
+    assert [type(r) for r in results] == [Admission, Admission, GuardUnavailable]
+    assert isinstance(await made.admit(PROMPT, None), Admission)
+
+
+async def test_the_deadline_reaches_the_detectors(guard):
+    class Late(Gate):
+        def detect(self, prompt, *, until, **scope):
+            assert 0 < until - time.monotonic() <= 0.2
+            return super().detect(prompt)
+
+    assert not (await guard(Late()).admit(PROMPT, None)).matched
 
 
 async def test_a_bypass_by_policy_is_counted_and_shown(guard):

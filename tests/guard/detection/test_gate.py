@@ -1,3 +1,4 @@
+import time
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -28,9 +29,9 @@ class Counting(Encoder):
         super().__init__(inner.name, inner.digest, inner.dim, inner.max_tokens, inner.encode)
         self.asked = 0
 
-    def encode(self, texts: Sequence[str]) -> np.ndarray:
+    def encode(self, texts: Sequence[str], until: float | None = None) -> np.ndarray:
         self.asked += len(texts)
-        return super().encode(texts)
+        return super().encode(texts, until)
 
 
 def test_a_gate_without_targets_finds_nothing_and_embeds_nothing(hashing: Encoder) -> None:
@@ -41,6 +42,17 @@ def test_a_gate_without_targets_finds_nothing_and_embeds_nothing(hashing: Encode
     assert found == ()
     assert timings["total"] < 5
     assert encoder.asked == 0
+
+
+def test_a_prompt_that_is_late_is_not_judged_any_further(compile_: Callable, hashing: Encoder) -> None:
+    encoder = Counting(hashing)
+    gate = Gate(encoder, [compile_(**AUTHOR)])
+
+    with pytest.raises(TimeoutError):
+        gate.detect(Prompt("How is it made?"), until=time.monotonic())
+
+    assert encoder.asked == 0
+    assert gate.detect(Prompt("How is it made?"), until=time.monotonic() + 60)[0] == ()
 
 
 def test_targets_with_names_only_embed_nothing(compile_: Callable, hashing: Encoder) -> None:

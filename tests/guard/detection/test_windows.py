@@ -48,3 +48,19 @@ def test_overlap_joins_what_turns_split() -> None:
 
 def test_nothing_to_read_gives_no_window() -> None:
     assert windows(" \n ?! <|user|>", max_chars=250) == ()
+
+
+def test_a_turn_that_is_appended_leaves_the_windows_before_it_as_they_were() -> None:
+    turn = "<|user|>In turn {0} I walked along the river, saw {0} herons and wrote about them. Why so many?<|end|>"
+    turn += (
+        "<|assistant|>Herons gather in turn {0} where the water is shallow, and fish are easy to see.<|end|>"
+    )
+    talk = "".join(turn.format(i) for i in range(20))
+    added = "<|user|>Which bird was the most common one in the year before the mill was built?<|end|>"
+
+    before = {window.text for window in windows(talk, max_chars=250)}
+    alone = {window.text for window in windows(added, max_chars=250)}
+    after = {window.text for window in windows(talk + added, max_chars=250)}
+
+    assert len(before) > 60
+    assert len(after - before) <= len(alone) + 2  # those across the seam, at either half of a stride
