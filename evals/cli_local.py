@@ -14,7 +14,7 @@ from evals.suites import compare as compare_suite
 from evals.suites import demo as demo_suite
 from evals.suites import detection as detection_suite
 from guard.detection import Compiler, load_encoder
-from guard.detection.encoder import PACKAGED
+from guard.detection.encoder import BACKENDS, PACKAGED
 
 
 @click.command()
@@ -116,6 +116,7 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 )
 @click.option("--demo", "demo_folder", type=_FOLDER, help="The demo: targets.jsonl and items.jsonl.")
 @click.option("--encoder", default=PACKAGED, show_default=True, help="The detectors' sentence encoder.")
+@click.option("--backend", type=click.Choice(BACKENDS), default="auto", help="What runs the encoder.")
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the encoder.")
 @click.option(
     "--cache",
@@ -135,6 +136,7 @@ def detection(
     benign_folder: Path | None,
     demo_folder: Path | None,
     encoder: str,
+    backend: str,
     threads: int,
     cache: Path,
     sample: int | None,
@@ -163,7 +165,7 @@ def detection(
         raise click.ClickException(str(error)) from error
     if not blocks:
         raise click.UsageError("Give at least one of --tofu, --lume and --demo.")
-    loaded = load_encoder(encoder, threads=threads)
+    loaded = load_encoder(encoder, threads=threads, backend=backend, cache_dir=cache)
     report = detection_suite.run(blocks, loaded, Compiler(loaded, cache), seed=seed, sample=sample)
     options.finish(report, out, rows=rows, check=check)
 
