@@ -13,7 +13,6 @@ import sys
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -134,7 +133,7 @@ async def services_of(settings: Settings) -> AsyncIterator[Services]:
     compiler = detection.Compiler(encoder, cache)
     await asyncio.to_thread(compiler.prepare)
     register = Register(
-        store, library, compiler.compile, partial(detection.Gate, encoder), defaults=settings.target_defaults
+        store, library, compiler.compile, detection.Gates(encoder), defaults=settings.target_defaults
     )
     await register.load()
     wanted = settings.decision_log

@@ -9,7 +9,7 @@ from __future__ import annotations
 from guard.detection.base import CompiledTarget, Detector, Reading
 from guard.detection.compiler import Compiler
 from guard.detection.encoder import Encoder, load_encoder
-from guard.detection.gate import Gate
+from guard.detection.gate import Gate, Gates
 
 DETECTORS = {
     "lexical": "guard.detection.lexical:Lexical",
@@ -24,6 +24,7 @@ __all__ = [
     "Detector",
     "Encoder",
     "Gate",
+    "Gates",
     "Reading",
     "load_encoder",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from guard.detection.text import Folded, fold, neutralise
 from guard.detection.windows import Window, windows
 from guard.targets import TargetSpec
 from guard.types import Detection, Prompt, Scope, Span
+
+if TYPE_CHECKING:  # the index is one of compiled targets
+    from guard.detection.index import Index, Near
 
 WINDOW_CHARS = 250
 
@@ -120,10 +123,16 @@ class Reading:
     """
 
     def __init__(
-        self, prompt: Prompt, active: frozenset[str], encoder: Encoder, until: float | None = None
+        self,
+        prompt: Prompt,
+        active: frozenset[str],
+        encoder: Encoder,
+        index: Index,
+        until: float | None = None,
     ) -> None:
         self.active = active
         self._encoder = encoder
+        self._index = index
         self._until = until
         self.pieces = tuple(pieces(prompt))
 
@@ -143,6 +152,15 @@ class Reading:
         """[windows, dim], in the order of `windows`; one call of the encoder. Raises TimeoutError."""
         return self._encoder.encode([window.text for _, window in self.windows], self._until)
 
+    @cached_property
+    def near(self) -> Near:
+        """How near the windows are to the examples of the targets."""
+        return self._index.near(self.vectors)
+
+    def near_with(self, columns: Iterable[int]) -> Near:
+        """`near`, where that leaves out targets with these numbers of the index also to them."""
+        return self._index.with_columns(self.near, self.vectors, columns)
+
     def spans(self, window: int) -> tuple[Span, ...]:
         piece, found = self.windows[window]
         return self.pieces[piece].spans(found.span.start, found.span.end)
@@ -158,10 +176,10 @@ def pieces(prompt: Prompt) -> Iterable[Piece]:
 
 
 class Detector(Protocol):
-    """One way of finding targets. Built once from the compiled targets; `detect` is called from many
-    threads."""
+    """One way of finding targets. Built once from the compiled targets, sharing what it can with the detector of
+    the targets `before` a change; `detect` is called from many threads."""
 
-    def __init__(self, compiled: Sequence[CompiledTarget]) -> None: ...
+    def __init__(self, compiled: Sequence[CompiledTarget], before: Any = None) -> None: ...
 
     def detect(self, reading: Reading) -> Iterable[Detection]:
         """What reached its target's threshold among `reading.active`, at most one finding per target."""

@@ -5,9 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
 from guard.detection.base import CompiledTarget, Detector, Reading
 from guard.detection.encoder import Encoder
+from guard.detection.index import Index
 from guard.types import Detection, Prompt
 
 
@@ -19,16 +21,25 @@ def load_detector(path: str) -> type[Detector]:
 
 
 class Gate:
-    """Immutable; `detect` is called from many threads. Building it embeds nothing."""
+    """Immutable; `detect` is called from many threads. Building it embeds nothing.
 
-    def __init__(self, encoder: Encoder, compiled: Sequence[CompiledTarget]) -> None:
+    `before` is the gate of the targets before a change: what the change leaves alone is shared with it.
+    """
+
+    def __init__(
+        self, encoder: Encoder, compiled: Sequence[CompiledTarget], before: Gate | None = None
+    ) -> None:
         from guard.detection import DETECTORS  # the table names the detectors; this module must not
 
         self._encoder = encoder
         narrow = [target for target in compiled if target.scope.tenants or target.scope.models]
         self._scopes = tuple((target.target_id, target.scope) for target in narrow)
         self._everywhere = frozenset(t.target_id for t in compiled) - {t.target_id for t in narrow}
-        self._detectors = tuple((name, load_detector(path)(compiled)) for name, path in DETECTORS.items())
+        earlier: dict[str, Detector] = before._detectors if before else {}
+        self._detectors: dict[str, Detector] = {
+            name: load_detector(path)(compiled, earlier.get(name)) for name, path in DETECTORS.items()
+        }
+        self.index: Index = Index(compiled, before.index if before else None)
 
     def detect(
         self,
@@ -45,13 +56,14 @@ class Gate:
             TimeoutError: the prompt is not judged at `until`, on the monotonic clock.
         """
         started = time.perf_counter()
-        active = self._everywhere.union(i for i, scope in self._scopes if scope.covers(tenant, model))
+        bound = [i for i, scope in self._scopes if scope.covers(tenant, model)]
+        active = self._everywhere.union(bound) if bound else self._everywhere
         if not active:
             return (), {"total": (time.perf_counter() - started) * 1000}
-        reading = Reading(prompt, active, self._encoder, until)
+        reading = Reading(prompt, active, self._encoder, self.index, until)
         found: list[Detection] = []
         timings: dict[str, float] = {}
-        for name, detector in self._detectors:
+        for name, detector in self._detectors.items():
             begun = time.perf_counter()
             if until is not None and time.monotonic() >= until:
                 raise TimeoutError
@@ -59,3 +71,15 @@ class Gate:
             timings[name] = (time.perf_counter() - begun) * 1000
         timings["total"] = (time.perf_counter() - started) * 1000
         return tuple(found), timings
+
+
+class Gates:
+    """Makes one gate after the other, each from what the one before it can share. For one thread."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._latest: Gate | None = None
+
+    def __call__(self, compiled: Sequence[Any]) -> Gate:
+        self._latest = Gate(self._encoder, compiled, self._latest)
+        return self._latest

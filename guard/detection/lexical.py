@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import ahocorasick
 
 from guard.detection.base import CompiledTarget, Exemption, Reading
 from guard.detection.exemption import exempt
+from guard.detection.layers import Layers
 from guard.detection.text import bounded
 from guard.types import Detection, Span
+
+_Named = tuple[int, tuple[tuple[CompiledTarget, float], ...]]
+"""Letters of a name, and the targets that go by it with the score of doing so."""
 
 _LOOSE = 5  # letters; shorter names are not looked for inside words that were written letter by letter
 
@@ -28,22 +32,13 @@ class Lexical:
     """Fires at word boundaries. Asks for window vectors only when a hit belongs to a target with an
     exemption."""
 
-    def __init__(self, compiled: Sequence[CompiledTarget]) -> None:
+    def __init__(self, compiled: Sequence[CompiledTarget], before: Lexical | None = None) -> None:
         self._targets = {target.target_id: target for target in compiled}
-        owners: dict[str, list[tuple[str, float]]] = {}
-        for target in compiled:
-            for form in target.forms:
-                if form.score >= target.lexical_threshold:
-                    owners.setdefault(form.text, []).append((target.target_id, form.score))
-        self._finder = ahocorasick.Automaton()
-        for text, found in owners.items():
-            self._finder.add_word(text, (len(text), tuple(found)))
-        if owners:
-            self._finder.make_automaton()
+        self._finders: Layers[ahocorasick.Automaton] = (
+            before._finders if before else Layers(_finder)
+        ).renewed(compiled)
 
     def detect(self, reading: Reading) -> Iterable[Detection]:
-        if not len(self._finder):
-            return
         for target_id, hits in self._hits(reading).items():
             target = self._targets[target_id]
             if target.exemption:
@@ -63,16 +58,36 @@ class Lexical:
         hits: dict[str, list[_Hit]] = {}
         for at, piece in enumerate(reading.pieces):
             folded = piece.folded
-            for last, (length, owners) in self._finder.iter(folded.text):
+            for last, (length, owners) in self._found(folded.text):
                 start, end = last + 1 - length, last + 1
                 loose = piece.form == "letters" and length >= _LOOSE
                 if not loose and not bounded(folded.text, start, end):
                     continue
                 span = folded.span(start, end)
-                for target_id, score in owners:
-                    if target_id in reading.active:
-                        hits.setdefault(target_id, []).append(_Hit(at, span, score))
+                for target, score in owners:
+                    if target.target_id in reading.active and self._finders.holds(target):
+                        hits.setdefault(target.target_id, []).append(_Hit(at, span, score))
         return hits
+
+    def _found(self, text: str) -> Iterator[tuple[int, _Named]]:
+        """Index of the last character of each name in folded `text`."""
+        for finder in self._finders:
+            if len(finder):
+                yield from finder.iter(text)
+
+
+def _finder(targets: Sequence[CompiledTarget]) -> ahocorasick.Automaton:
+    owners: dict[str, list[tuple[CompiledTarget, float]]] = {}
+    for target in targets:
+        for form in target.forms:
+            if form.score >= target.lexical_threshold:
+                owners.setdefault(form.text, []).append((target, form.score))
+    made = ahocorasick.Automaton()
+    for text, found in owners.items():
+        made.add_word(text, (len(text), tuple(found)))
+    if owners:
+        made.make_automaton()
+    return made
 
 
 def _not_exempt(hits: Sequence[_Hit], reading: Reading, exemption: Exemption) -> list[_Hit]:

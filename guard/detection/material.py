@@ -11,10 +11,9 @@ import numpy as np
 
 from guard.detection.background import background_groups
 from guard.detection.base import WINDOW_CHARS, CompiledTarget, Terms
-from guard.detection.classifier import FLOOR
 from guard.detection.encoder import Encoder
 from guard.detection.evidence import amounts, names_other, strangers
-from guard.detection.semantic import relative
+from guard.detection.index import FLOOR, relative
 from guard.detection.swaps import mentions, near_misses
 from guard.detection.text import fold
 from guard.detection.windows import sentences, windows
