@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -16,9 +16,6 @@ from guard.detection.text import Folded, fold, neutralise
 from guard.detection.windows import Window, windows
 from guard.targets import TargetSpec
 from guard.types import Detection, Prompt, Scope, Span
-
-if TYPE_CHECKING:  # the index is one of compiled targets
-    from guard.detection.index import Index, Near
 
 WINDOW_CHARS = 250
 
@@ -116,6 +113,23 @@ class Piece:
         return (self.decoded.span(start, end) if self.decoded else Span(start, end),)
 
 
+@dataclass(frozen=True, eq=False)
+class Near:
+    """`scores` [windows, columns]: relative similarity of each window to the nearest text of each target, 0 where
+    none is nearer. `columns` are the targets' numbers, ascending, among those that have vectors."""
+
+    columns: np.ndarray
+    scores: np.ndarray
+
+
+class Neighbours(Protocol):
+    """Knows what is near a window (guard.detection.index.Index)."""
+
+    def near(self, windows: np.ndarray) -> Near: ...
+
+    def with_columns(self, near: Near, windows: np.ndarray, columns: Iterable[int]) -> Near: ...
+
+
 class Reading:
     """One prompt prepared for the detectors: its pieces, their windows, and the window vectors on first use.
 
@@ -127,7 +141,7 @@ class Reading:
         prompt: Prompt,
         active: frozenset[str],
         encoder: Encoder,
-        index: Index,
+        index: Neighbours,
         until: float | None = None,
     ) -> None:
         self.active = active

@@ -10,9 +10,8 @@ from dataclasses import dataclass, replace
 import ahocorasick
 import numpy as np
 
-from guard.detection.base import CompiledTarget, Head, Reading, Terms
+from guard.detection.base import CompiledTarget, Head, Near, Reading, Terms
 from guard.detection.evidence import names_other, scaled, strangers
-from guard.detection.index import Near
 from guard.detection.layers import Layers
 from guard.detection.semantic import spans_of
 from guard.detection.text import bounded

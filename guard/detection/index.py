@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import faiss
 import numpy as np
 
-from guard.detection.base import CompiledTarget
+from guard.detection.base import CompiledTarget, Near
 
 logger = logging.getLogger(__name__)
 
@@ -40,15 +40,6 @@ def relative(cosines: np.ndarray, ceilings: np.ndarray) -> np.ndarray:
     """
     result: np.ndarray = 1.0 - (1.0 - cosines) / (2.0 * (1.0 - ceilings))
     return result
-
-
-@dataclass(frozen=True, eq=False)
-class Near:
-    """`scores` [windows, columns]: relative similarity of each window to the nearest row of each target, FLOOR
-    where none is nearer. `columns` are the numbers of these targets in `Index.targets`, ascending."""
-
-    columns: np.ndarray
-    scores: np.ndarray
 
 
 class _Rows:
