@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,7 +20,8 @@ from classifiers.data import Example, digest, encode
 from guard import artifacts
 from guard.artifacts import Artifact
 from guard.errors import BadRequest
-from guard.interventions.sae_clamp import NORMALISATIONS, SaeClamp
+from guard.interventions.gates import Gate, calibrate
+from guard.interventions.sae_clamp import NORMALISATIONS, Features, SaeClamp
 
 if TYPE_CHECKING:
     import torch
@@ -76,13 +78,15 @@ class Sae(Trainer):
             mean_squares(sae, forget), mean_squares(sae, retain), params.choose, params.ratio_percentile
         )
         tensors, facts = export(sae, index, forget, retain, exact=params.exact)
+        measured = _measured(sae, index, tensors, facts, forget, retain)
+        gate, gated = _gate(SaeClamp().load(tensors, facts), model, tokenizer, task, layer)
         return artifacts.write(
             task.out,
             "sae_clamp",
             artifacts.weights_digest(task.model),
             tensors=tensors,
-            facts={"layers": [layer], "features": index.tolist(), **facts},
-            measured=_measured(sae, index, tensors, facts, forget, retain),
+            facts={"layers": [layer], "features": index.tolist(), **facts, **gate},
+            measured={**measured, **gated},
             trained={
                 "trainer": "sae",
                 "params": params.model_dump(mode="json", exclude={"sae"}),
@@ -200,6 +204,31 @@ def _measured(
         "hot_tokens": {name: round(float(found.float().mean()), 4) for name, found in hot.items()},
         "hot_overlap": round(float((said & true).sum() / (said | true).sum().clamp(min=1)), 4),
     }
+
+
+def _gate(
+    features: Features, model: Any, tokenizer: Any, task: Task, layer: int
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The fact `gate`, limits from every other example, and on how many of the others it fires; nothing where the
+    features show no more in forget examples than in retain ones."""
+    hot = {
+        name: [
+            (features.active(values[0]) > 0).any(dim=1).numpy()
+            for _, values in collect(model, [encode(tokenizer, e) for e in examples], "residual", [layer])
+        ]
+        for name, examples in (("forget", task.forget), ("retain", task.retain))
+    }
+    for texts in hot.values():
+        for text in texts:
+            text[0] = False  # attention rests on the first token, whatever it is
+    try:
+        limits = calibrate(hot["retain"][::2], hot["forget"][::2])
+    except ValueError:
+        return {}, {}
+    fires = {name: [Gate(limits).observe(0, text) for text in texts[1::2]] for name, texts in hot.items()}
+    share = {name: round(sum(f) / len(f), 4) for name, f in fires.items() if f}
+    counts = {name: len(f) for name, f in fires.items()}
+    return {"gate": asdict(limits)}, {"gate_fires": share, "gate_examples": counts}
 
 
 def _encoded(sae: Any, residuals: torch.Tensor) -> Iterator[torch.Tensor]:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from guard.errors import BadRequest, LetheError, NotFound, StartupError
 from guard.library import Library
-from guard.snapshot import BuildGate, Compile, Compiled, Enforced, Snapshot, ladder_of
+from guard.snapshot import BuildGate, Compile, Compiled, Enforced, Snapshot, ladder_of, watches_of
 from guard.specs import RESERVED_IDS, belongs
 from guard.store import Store
 from guard.store.targets import Write
@@ -197,7 +197,7 @@ class Ledger:
             if isinstance(entry, Enforced) and entry.in_force(now)
         }
         gate = self._build_gate([entry.compiled for entry in in_force.values()])
-        snapshot = Snapshot(commit(), gate, MappingProxyType(in_force))
+        snapshot = Snapshot(commit(), gate, MappingProxyType(in_force), watches_of(in_force.values()))
         return State(snapshot, MappingProxyType(dict(entries)))
 
     @staticmethod

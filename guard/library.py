@@ -167,7 +167,9 @@ class Library:
         params = interventions.check_params(rung.method, rung.params)
         digest = rung.params.get("artifact")
         if digest is not None:
-            return replace(rung, facts=self._facts(rung.method, digest))
+            facts = self._facts(rung.method, digest)
+            method.watched(rung.params, facts)  # refuses what the artifact cannot do
+            return replace(rung, facts=facts)
         prepared = method.prepare(spec, params)
         if not method.artifact:
             return replace(rung, facts=prepared.facts) if prepared else rung

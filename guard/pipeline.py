@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, replace
 
@@ -15,7 +15,7 @@ from guard.crypto import Secrets
 from guard.decide import decide
 from guard.errors import GuardUnavailable
 from guard.snapshot import Snapshot
-from guard.types import Admission, Decision, Detection, Edit, Insertion, Plan, Prompt
+from guard.types import Admission, Decision, Detection, Edit, Insertion, Plan, Prompt, Sighting, Watch
 
 log = logging.getLogger("lethe.guard")
 
@@ -49,7 +49,7 @@ class Guard:
         started = time.perf_counter()
         detections, timings = await self._detect(snapshot, prompt, context)
         decision = decide(detections, snapshot.targets, prompt, snapshot=snapshot.version, timings_ms=timings)
-        admission = self._plan(decision, prompt)
+        admission = self._plan(decision, prompt, _watches(snapshot, context))
         total = {**timings, "total": (time.perf_counter() - started) * 1000}
         return replace(admission, decision=replace(admission.decision, timings_ms=total))
 
@@ -61,7 +61,9 @@ class Guard:
         if self._judging >= self.limit:
             return self._undetected(snapshot, context, OverflowError())
         tenant, model = (context.tenant, context.model) if context else (None, None)
-        until = time.monotonic() + self.deadline_s  # whoever still waits for a thread then is not judged any more
+        until = (
+            time.monotonic() + self.deadline_s
+        )  # whoever still waits for a thread then is not judged any more
         loop = asyncio.get_running_loop()
         job = loop.run_in_executor(
             self.executor, lambda: snapshot.gate.detect(prompt, tenant=tenant, model=model, until=until)
@@ -90,10 +92,34 @@ class Guard:
             context.events.append({"event": "bypass", "reason": reason})
         return (), {}
 
-    def _plan(self, decision: Decision, prompt: Prompt) -> Admission:
+    def sighted(self, prompt: Prompt, before: Admission, found: Sequence[Sighting]) -> Admission:
+        """The decision on a prompt that was let through `before`, now that its activation gates have fired.
+
+        A gate's score is half at its limit and nears 1 above it. Its spans are the tokens of the prompt that showed
+        the target. A target that is not there any more is not enforced: what its gate has seen says nothing.
+        """
+        snapshot = self.snapshot()
+        detections = []
+        for watch in before.plan.watches:
+            seen = [s for s in found if s.table == watch.table]
+            if seen and watch.target_id in snapshot.targets:
+                excess = max(s.excess for s in seen)
+                tokens = {p for s in seen for p in s.positions if p < len(prompt.offsets)}
+                spans = tuple(prompt.offsets[p] for p in sorted(tokens))
+                detections.append(Detection(watch.target_id, "activation", excess / (1 + excess), 0.5, spans))
+        decision = decide(
+            detections,
+            snapshot.targets,
+            prompt,
+            snapshot=snapshot.version,
+            timings_ms=before.decision.timings_ms,
+        )
+        return self._plan(replace(decision, matches=(*before.decision.matches, *decision.matches)), prompt)
+
+    def _plan(self, decision: Decision, prompt: Prompt, watches: tuple[Watch, ...] = ()) -> Admission:
         """Ask each chosen method for its plan. A method that cannot act on this prompt makes it a refusal."""
         if decision.action == "allow":
-            return Admission(decision)
+            return Admission(decision, Plan(watches=watches))
         insertions: tuple[Insertion, ...] = ()
         edits: tuple[Edit, ...] = ()
         for chosen in decision.chosen:
@@ -108,3 +134,13 @@ class Guard:
     def _seed(self, target_id: str, prompt: Prompt) -> str:
         """16 hex digits: averaging samples does not remove noise that depends on target and prompt alone."""
         return self.secrets.digest("noise", target_id, ",".join(map(str, prompt.token_ids)))[:16]
+
+
+def _watches(snapshot: Snapshot, context: RequestContext | None) -> tuple[Watch, ...]:
+    """The activation gates of the targets that bind this request."""
+    tenant, model = (context.tenant, context.model) if context else (None, None)
+    return tuple(
+        watch
+        for watch in snapshot.watches
+        if snapshot.targets[watch.target_id].spec.scope.frozen().covers(tenant, model)
+    )

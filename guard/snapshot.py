@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from guard import interventions
 from guard.library import Standing
 from guard.targets import StoredTarget, TargetSpec
-from guard.types import Detection, Prompt, Rung
+from guard.types import Detection, Prompt, Rung, Watch
 
 AUTO: tuple[Rung, ...] = (Rung("embedding_corruption"),)
 """The ladder of `intervention: auto`. Where no rung can act on a request, the decision is a refusal."""
@@ -80,16 +80,31 @@ class Enforced:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """`targets` holds exactly those that `gate` detects, by id; `version` names this state and no other."""
+    """`targets` holds exactly those that `gate` detects, by id; `version` names this state and no other.
+
+    `watches` are the activation gates that their rungs ask for.
+    """
 
     version: int
     gate: Gate
     targets: Mapping[str, Enforced] = field(default_factory=lambda: MappingProxyType({}))
+    watches: tuple[Watch, ...] = ()
 
     @property
     def armed(self) -> bool:
         """Whether there is anything to detect."""
         return bool(self.targets)
+
+
+def watches_of(targets: Iterable[Enforced]) -> tuple[Watch, ...]:
+    """The activation gates of enforced targets whose rungs ask for them, each gate once for each target."""
+    found: dict[Watch, None] = {}
+    for target in targets:
+        for rung in target.ladder if target.spec.mode == "enforce" else ():
+            layer = interventions.load(rung.method).watched(rung.params, rung.facts)
+            if layer is not None:
+                found[Watch(target.stored.id, rung.method, layer, rung.params["artifact"])] = None
+    return tuple(found)
 
 
 def ladder_of(spec: TargetSpec) -> tuple[Rung, ...]:

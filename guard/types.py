@@ -171,6 +171,27 @@ class Edit:
 
 
 @dataclass(frozen=True, slots=True)
+class Watch:
+    """A gate that observes a request which is not edited: that of `method` with the artifact `table`, on the
+    residual stream behind `layer`, for the target."""
+
+    target_id: str
+    method: str
+    layer: int
+    table: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """A gate has fired: `excess` is its statistic over its limit (above 1), `positions` the tokens that showed
+    the target so far, of the prompt and of the answer."""
+
+    table: str
+    excess: float
+    positions: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Insertion:
     """Text put before character `at` of the prompt before it is given to the engine; the client never sees it."""
 
@@ -180,11 +201,13 @@ class Insertion:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What methods ask for: text to insert, edits inside the model, or a reply instead of the model's answer."""
+    """What methods ask for: text to insert, edits inside the model, or a reply instead of the model's answer; and
+    for a request that none of them changes, the gates that observe it."""
 
     insertions: tuple[Insertion, ...] = ()
     edits: tuple[Edit, ...] = ()
     reply: Reply | None = None
+    watches: tuple[Watch, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

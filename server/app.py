@@ -13,6 +13,7 @@ from guard.config import Settings
 from guard.context import RequestContext
 from guard.engine import serving
 from guard.engine.launch import Proof
+from guard.engine.reading import encode
 from guard.errors import LetheError
 from guard.library import Library
 from guard.pipeline import Guard
@@ -22,7 +23,7 @@ from guard.types import Message, Prompt
 from server.admin import Services as AdminServices
 from server.admin import admin_router
 from server.auth import Authenticator
-from server.checks import Checker
+from server.checks import Checker, Scorer
 from server.gate import GateServices
 from server.health import health_router
 
@@ -101,9 +102,10 @@ def attach(app: FastAPI, services: Services, engine: GuardedAsyncLLM, proof: Pro
         services.log.record(context, status=status, finished_at=finished_at)
 
     check = Checker(services.guard, render, engine.model_config.served_model_name, limits.max_n)
+    score = Scorer(check, engine, lambda text: encode(text, engine.get_tokenizer()))
     app.include_router(
         admin_router(
-            AdminServices(services.register, services.log, services.authenticator, check, live.status)
+            AdminServices(services.register, services.log, services.authenticator, check, score, live.status)
         )
     )
     app.include_router(health_router(live.unready))

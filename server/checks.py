@@ -1,16 +1,18 @@
-"""`check`: the verdict that a generation would get, without generating anything."""
+"""`check`: the verdict that a generation would get, without generating anything; `score`: how likely the model, as it
+would then be edited, is to give a certain answer."""
 
 from __future__ import annotations
 
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from guard.context import RequestContext
+from guard.errors import BadRequest
 from guard.pipeline import Guard
-from guard.types import Decision, Message, Prompt
+from guard.types import Admission, Decision, Message, Prompt
 from server import bodies
 
 Render = Callable[[dict[str, Any], tuple[Message, ...]], Awaitable[Prompt]]
@@ -31,18 +33,60 @@ class Checker:
         Raises:
             BadRequest: the body cannot be rendered.
         """
+        _, admission = await self.judged(body, "/admin/v1/check")
+        return describe(admission.decision)
+
+    async def judged(self, body: Mapping[str, Any], route: str) -> tuple[Prompt, Admission]:
+        """The prompt that `body` renders to, and the verdict on it as on that of a request to `route`.
+
+        Raises:
+            BadRequest: the body cannot be rendered.
+        """
         request = {key: value for key, value in body.items() if key != "tenant" and value is not None}
         request.setdefault("model", self.model)
         facts = bodies.facts(request, max_n=self.max_n)
         prompt = replace(await self.render(request, facts.messages), asides=facts.asides)
         context = RequestContext(
             uuid.uuid4().hex,
-            "/admin/v1/check",
+            route,
             time.time(),
             tenant=body.get("tenant"),
             model=request["model"],
         )
-        return describe((await self.guard.admit(prompt, context)).decision)
+        return prompt, await self.guard.admit(prompt, context)
+
+
+class Engine(Protocol):
+    """What scores an answer: see `guard.engine.client.GuardedAsyncLLM.score`."""
+
+    async def score(
+        self, read_prompt: Prompt, admission: Admission, continuation: Sequence[int]
+    ) -> tuple[float, ...] | None: ...
+
+
+@dataclass(frozen=True)
+class Scorer:
+    """Judges as `checker` does and asks `engine` for likelihoods; `encode` gives the token ids of a text."""
+
+    checker: Checker
+    engine: Engine
+    encode: Callable[[str], list[int]]
+
+    async def __call__(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """`body` as for the check, and the `continuation` whose likelihood is asked for. Its `logprobs` are natural
+        logarithms, one for each of `token_ids`; null where the answer would not come from the model.
+
+        Raises:
+            BadRequest: the body cannot be rendered, or is too long for the model.
+        """
+        said = {key: value for key, value in body.items() if key != "continuation"}
+        prompt, admission = await self.checker.judged(said, "/admin/v1/score")
+        ids = self.encode(body["continuation"])
+        if not ids:
+            raise BadRequest("continuation holds no token.", param="continuation")
+        found = await self.engine.score(prompt, admission, ids)
+        scores = None if found is None else [round(score, 6) for score in found]
+        return {**describe(admission.decision), "token_ids": ids, "logprobs": scores}
 
 
 def describe(decision: Decision) -> dict[str, Any]:

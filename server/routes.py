@@ -87,6 +87,7 @@ TABLE: tuple[Route, ...] = (
         "/admin/v1/targets/export",
         "/admin/v1/targets/{id}",
         "/admin/v1/check",
+        "/admin/v1/score",
         "/admin/v1/decisions",
         "/admin/v1/decisions/{id}",
         "/admin/v1/artifacts",

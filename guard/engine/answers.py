@@ -8,7 +8,7 @@ keep vLLM's response builders working and are removed on the wire.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Sequence, Set
 from copy import copy
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +37,19 @@ async def folded(
             yield _snapshot(whole)
     if whole is not None and kind is RequestOutputKind.FINAL_ONLY:
         yield whole
+
+
+def cut(last: RequestOutput, params: SamplingParams, ended: Set[int]) -> RequestOutput:
+    """The end of an answer whose `last` delta has been given away: its choices that have not `ended` stop here."""
+    likelihoods: list[Any] | None = [] if params.logprobs is not None else None
+    end = copy(last)
+    end.outputs = [
+        CompletionOutput(i, "", [], None, likelihoods, finish_reason="stop")
+        for i in range(params.n)
+        if i not in ended
+    ]
+    end.finished = True
+    return end
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import logging
 import uuid
-from collections.abc import AsyncGenerator, Awaitable
+from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
+from copy import copy
 from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
@@ -19,7 +20,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 
 from guard.context import RequestContext, current
 from guard.engine import rewriting
-from guard.engine.answers import Disguise, folded
+from guard.engine.answers import Disguise, cut, folded
 from guard.engine.calls import Call, Verdict, note, remember_beams, salted
 from guard.engine.edits import KEY, Order, fingerprint, to_wire
 from guard.engine.failures import NotLive, on_the_wire
@@ -28,7 +29,7 @@ from guard.engine.queues import Queues
 from guard.engine.reading import encode, insert, read
 from guard.engine.records import Reports
 from guard.errors import BadRequest, GuardUnavailable, LetheError
-from guard.types import Admission, AppliedEdit, Edit, Prompt, Reply
+from guard.types import Admission, AppliedEdit, Edit, Plan, Prompt, Reply, Sighting
 
 log = logging.getLogger("lethe.engine")
 T = TypeVar("T")
@@ -38,6 +39,10 @@ class Admitter(Protocol):
     """Whoever judges prompts."""
 
     async def admit(self, prompt: Prompt, context: RequestContext | None) -> Admission: ...
+
+    def sighted(self, prompt: Prompt, before: Admission, found: Sequence[Sighting]) -> Admission:
+        """The verdict on a prompt that was let through `before`, now that gates have fired."""
+        ...
 
 
 class GuardedAsyncLLM(AsyncLLM):
@@ -94,6 +99,44 @@ class GuardedAsyncLLM(AsyncLLM):
                     yield output
         except LetheError as error:
             raise _failed(error, context) from error
+
+    async def score(
+        self, read_prompt: Prompt, admission: Admission, continuation: Sequence[int]
+    ) -> tuple[float, ...] | None:
+        """Natural logarithms of the likelihoods of the tokens of `continuation` behind a prompt, with exactly the
+        edits of its `admission`; None where the answer would not come from the model.
+
+        Raises:
+            BadRequest: prompt and continuation do not fit the model's context.
+            GuardUnavailable: an edit was not confirmed.
+        """
+        if len(read_prompt.token_ids) + len(continuation) >= self.model_config.max_model_len:
+            raise BadRequest(
+                "messages and continuation do not fit the model's context.", param="continuation"
+            )
+        given = {"type": "token", "prompt_token_ids": list(read_prompt.token_ids)}
+        params = SamplingParams(
+            temperature=0.0,
+            max_tokens=len(continuation),
+            ignore_eos=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.DELTA,
+        )
+        disguise = Disguise.of("", read_prompt.token_ids, params, self.get_tokenizer())
+        call = Call(given, read_prompt, params, "", {}, disguise, None, False)
+        if admission.matched and self._reply_to(call, admission) is not None:
+            return None
+        prompt, edits = self._edited_prompt(given, read_prompt, admission.plan)
+        request_id = f"lethe-score-{uuid.uuid4().hex}"
+        prompt = salted(prompt, f"@{request_id}")
+        order = Order(uuid.uuid4().hex, prompt["cache_salt"], edits, forced=tuple(continuation))
+        async with aclosing(self._ordered(order, prompt, params, request_id, {})) as outputs:
+            async for output in outputs:
+                if output.finished:
+                    if edits:
+                        await self._vouched(self.reports.confirm(order.ticket, 0))
+                    return await self._vouched(self.reports.scores(order.ticket))
+        raise GuardUnavailable("The likelihoods did not come; try again.")
 
     async def check_health(self) -> None:
         await super().check_health()
@@ -161,7 +204,9 @@ class GuardedAsyncLLM(AsyncLLM):
     async def _deltas(self, call: Call, verdict: Verdict) -> AsyncGenerator[RequestOutput, None]:
         """The model's own answer, the edited model's, or a reply instead of it."""
         admission = verdict.admission
-        if not admission.matched:
+        if admission.plan.watches:
+            source = self._observed(call, verdict)
+        elif not admission.matched:
             source = self._run(
                 salted(call.prompt, call.salt(self.salts)), call.params, call.request_id, call.options
             )
@@ -198,13 +243,57 @@ class GuardedAsyncLLM(AsyncLLM):
             return call.disguise.reply("", ids, call.params.n, "length")
         return call.disguise.reply(reply.text, ids, call.params.n, reason)
 
-    async def _intervened(self, call: Call, admission: Admission) -> AsyncGenerator[RequestOutput, None]:
-        """The edited model's answer, in disguise."""
-        inserted = insert(call.read, admission.plan.insertions, self.get_tokenizer())
-        edits = tuple(replace(e, positions=inserted.shift(e.positions)) for e in admission.plan.edits)
-        prompt = salted(call.prompt, call.salt(self.salts, fingerprint(edits)))
+    async def _observed(self, call: Call, verdict: Verdict) -> AsyncGenerator[RequestOutput, None]:
+        """The model's own answer for as long as no gate fires. What it says then never leaves: the request is given
+        up and asked again, matched, or where part of its answer has left already, it ends there."""
+        params = copy(call.params)
+        params.skip_reading_prefix_cache = True  # gates see what is computed, and only that
+        order = Order(uuid.uuid4().hex, "", watches=verdict.admission.plan.watches)
+        ended: set[int] = set()
+        last: RequestOutput | None = None
+        found: tuple[Sighting, ...] = ()
+        prompt = salted(call.prompt, call.salt(self.salts))
+        async with aclosing(self._ordered(order, prompt, params, call.request_id, call.options)) as outputs:
+            async for output in outputs:
+                found = await self._vouched(self.reports.sightings(order.ticket))
+                if found:
+                    break
+                yield output
+                last, ended = output, ended | {o.index for o in output.outputs if o.finished()}
+        if not found:
+            return
+        admission = self._resighted(call, verdict.admission, found)
+        if last is not None:
+            note(call.context, admission, ())
+            yield cut(last, params, ended)
+            return
+        async with aclosing(self._deltas(call, replace(verdict, admission=admission))) as again:
+            async for output in again:
+                yield output
+
+    def _resighted(self, call: Call, before: Admission, found: tuple[Sighting, ...]) -> Admission:
+        """The verdict on a request in which gates have fired, which from now on is the one on its prompt."""
+        if self.guard is None:
+            raise GuardUnavailable("The guard is not attached yet; try again.")
+        admission = self.guard.sighted(call.read, before, found)
+        if call.context is not None:
+            call.context.admissions[call.read.token_ids] = admission
+        return admission
+
+    def _edited_prompt(
+        self, prompt: dict[str, Any], read_prompt: Prompt, plan: Plan
+    ) -> tuple[dict[str, Any], tuple[Edit, ...]]:
+        """The prompt as the edited model reads it, without a salt, and the edits at their places in it."""
+        inserted = insert(read_prompt, plan.insertions, self.get_tokenizer())
+        edits = tuple(replace(e, positions=inserted.shift(e.positions)) for e in plan.edits)
         prompt = {**prompt, "prompt_token_ids": inserted.token_ids}
         prompt.pop("prompt", None)
+        return prompt, edits
+
+    async def _intervened(self, call: Call, admission: Admission) -> AsyncGenerator[RequestOutput, None]:
+        """The edited model's answer, in disguise."""
+        prompt, edits = self._edited_prompt(call.prompt, call.read, admission.plan)
+        prompt = salted(prompt, call.salt(self.salts, fingerprint(edits)))
         applied: list[AppliedEdit] = []
         params = rewriting.withholding(call.params)
         async with aclosing(
@@ -232,25 +321,37 @@ class GuardedAsyncLLM(AsyncLLM):
                 async for output in outputs:
                     yield output
             return
-        ticket = uuid.uuid4().hex
-        order = Order(ticket, prompt.get("cache_salt") or "", edits)
-        params.extra_args = {**(params.extra_args or {}), KEY: to_wire(order)}
+        order = Order(uuid.uuid4().hex, prompt.get("cache_salt") or "", edits)
         confirmed: set[int] = set()
-        with self.reports.expecting(ticket, edits, params.n):
+        async with aclosing(self._ordered(order, prompt, params, request_id, options)) as outputs:
+            async for output in outputs:
+                for sample in {o.index for o in output.outputs} - confirmed:
+                    done = await self._vouched(self.reports.confirm(order.ticket, sample))
+                    if not confirmed:
+                        applied.extend(done)
+                    confirmed.add(sample)
+                if any(edit.onward for edit in edits):
+                    for sample in {o.index for o in output.outputs if o.finished()}:
+                        await self._vouched(self.reports.confirm_end(order.ticket, sample))
+                yield output
+
+    async def _ordered(
+        self,
+        order: Order,
+        prompt: dict[str, Any],
+        params: SamplingParams,
+        request_id: str,
+        options: dict[str, Any],
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """Run as `order` tells the workers, with what its edits need; records of it are kept meanwhile."""
+        params.extra_args = {**(params.extra_args or {}), KEY: to_wire(order)}
+        with self.reports.expecting(order.ticket, order.edits, params.n):
             async with (
-                self.queues.passed(edits, params.n),
-                self.adapters.option(edits) as option,
+                self.queues.passed(order.edits, params.n),
+                self.adapters.option(order.edits) as option,
                 aclosing(self._run(prompt, params, request_id, {**options, **option})) as outputs,
             ):
                 async for output in outputs:
-                    for sample in {o.index for o in output.outputs} - confirmed:
-                        done = await self._vouched(self.reports.confirm(ticket, sample))
-                        if not confirmed:
-                            applied.extend(done)
-                        confirmed.add(sample)
-                    if any(edit.onward for edit in edits):
-                        for sample in {o.index for o in output.outputs if o.finished()}:
-                            await self._vouched(self.reports.confirm_end(ticket, sample))
                     yield output
 
     async def _vouched(self, confirmation: Awaitable[T]) -> T:

@@ -1,7 +1,7 @@
 """Edits as data: how they travel from the frontend to the workers, and what makes two of them the same.
 
 The wire form goes through `SamplingParams.extra_args` under `KEY`, which no client can set: it is removed
-from every request before ours is put there. Positions travel as little-endian int32, four bytes each.
+from every request before ours is put there. Positions and token ids travel as little-endian int32, four bytes each.
 """
 
 from __future__ import annotations
@@ -14,17 +14,19 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from guard import interventions
 from guard.errors import LetheError
-from guard.types import Edit, Site
+from guard.types import Edit, Site, Watch
 
 KEY = "lethe"
-_VERSION = 2
+_VERSION = 3
 _SITES = frozenset(get_args(Site))
 _SEED = re.compile(r"[0-9a-f]{16}")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _LAYERED = frozenset({"residual", "neuron"})
+_KEYS = {"v", "ticket", "lineage", "edits", "watches", "forced"}
 _EDIT_KEYS = {"site", "layer", "method", "positions", "seed", "params", "onward", "table"}
 
 
@@ -37,12 +39,16 @@ class Order:
     """What a worker is told about one request.
 
     `ticket` names the request in reports; `lineage` is the cache salt under which its blocks are stored, so
-    that a position served from the cache counts only if it was edited under the same salt.
+    that a position served from the cache counts only if it was edited under the same salt. `watches` are gates
+    that observe the request. `forced` are the token ids that its answer is made to have, so that the model's
+    likelihoods of them can be read.
     """
 
     ticket: str
     lineage: str
-    edits: tuple[Edit, ...]
+    edits: tuple[Edit, ...] = ()
+    watches: tuple[Watch, ...] = ()
+    forced: tuple[int, ...] = ()
 
 
 def reserved(key: object) -> bool:
@@ -57,6 +63,8 @@ def to_wire(order: Order) -> dict[str, Any]:
         "ticket": order.ticket,
         "lineage": order.lineage,
         "edits": [_edit_to_wire(edit) for edit in order.edits],
+        "watches": [[watch.method, watch.layer, watch.table] for watch in order.watches],
+        "forced": _packed(order.forced),
     }
 
 
@@ -66,13 +74,20 @@ def from_wire(wire: Any, prompt_tokens: int) -> Order:
     Raises:
         EditError: anything is missing, unknown, out of range or of another type.
     """
-    _require(isinstance(wire, dict) and set(wire) == {"v", "ticket", "lineage", "edits"}, "keys")
+    _require(isinstance(wire, dict) and set(wire) == _KEYS, "keys")
     _require(wire["v"] == _VERSION, "v")
     _require(isinstance(wire["ticket"], str) and wire["ticket"] != "", "ticket")
     _require(isinstance(wire["lineage"], str), "lineage")
-    _require(isinstance(wire["edits"], list) and wire["edits"] != [], "edits")
+    _require(isinstance(wire["edits"], list) and isinstance(wire["watches"], list), "edits")
+    forced = _unpacked(wire["forced"], "forced")
+    _require(bool(wire["edits"] or wire["watches"] or len(forced)), "edits")
+    _require(bool((forced >= 0).all()), "forced")
     return Order(
-        wire["ticket"], wire["lineage"], tuple(_edit_from_wire(e, prompt_tokens) for e in wire["edits"])
+        wire["ticket"],
+        wire["lineage"],
+        tuple(_edit_from_wire(e, prompt_tokens) for e in wire["edits"]),
+        tuple(map(_watch_from_wire, wire["watches"])),
+        tuple(forced.tolist()),
     )
 
 
@@ -87,7 +102,7 @@ def _edit_to_wire(edit: Edit) -> dict[str, Any]:
         "site": edit.site,
         "layer": edit.layer,
         "method": edit.method,
-        "positions": np.asarray(edit.positions, dtype="<i4").tobytes(),
+        "positions": _packed(edit.positions),
         "seed": edit.seed,
         "params": dict(edit.params),
         "onward": edit.onward,
@@ -114,12 +129,29 @@ def _edit_from_wire(wire: Any, prompt_tokens: int) -> Edit:
     return Edit(wire["site"], wire["method"], positions, wire["seed"], params, layer, wire["onward"], table)
 
 
+def _watch_from_wire(wire: Any) -> Watch:
+    _require(isinstance(wire, list) and len(wire) == 3, "watches")
+    method, layer, table = wire
+    _require(isinstance(method, str) and method in interventions.TABLE, "watches")
+    _require(isinstance(layer, int) and not isinstance(layer, bool) and layer >= 0, "watches")
+    _require(isinstance(table, str) and _HASH.fullmatch(table) is not None, "watches")
+    return Watch("", method, layer, table)  # the target's id stays in the frontend
+
+
 def _positions(packed: Any, prompt_tokens: int) -> tuple[int, ...]:
-    _require(isinstance(packed, bytes) and packed != b"" and len(packed) % 4 == 0, "positions")
-    array = np.frombuffer(packed, dtype="<i4")
-    ordered = bool((np.diff(array) > 0).all())
+    array = _unpacked(packed, "positions")
+    ordered = len(array) > 0 and bool((np.diff(array) > 0).all())
     _require(ordered and array[0] >= 0 and array[-1] < prompt_tokens, "positions")
     return tuple(array.tolist())
+
+
+def _packed(numbers: Sequence[int]) -> bytes:
+    return np.asarray(numbers, dtype="<i4").tobytes()
+
+
+def _unpacked(packed: Any, field: str) -> NDArray[np.int32]:
+    _require(isinstance(packed, bytes) and len(packed) % 4 == 0, field)
+    return np.frombuffer(packed, dtype="<i4")
 
 
 def _require(holds: bool, field: str) -> None:

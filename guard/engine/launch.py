@@ -41,6 +41,7 @@ _REFUSED = {
     "--ec-transfer-config": "blocks from other engines may hold unedited prompts",
     "--fully-sharded-loras": "adapters of other requests would act on clean ones",
     "--headless": "the guard runs in the API server",
+    "--async-scheduling": "the next token is edited by what came before it, which would not be known yet",
     "--grpc": "its server does not pass through the guard's HTTP gate",
     "--data-parallel-external-lb": "the guard drives one engine",
     "--data-parallel-hybrid-lb": "the guard drives one engine",
@@ -123,7 +124,7 @@ def guarded_args(
     if compiles and not cpu:
         raise ConfigError("Compilation has been proven on CPU only; remove the compilation options.")
     worker = "GuardCPUWorker" if cpu else "GuardGPUWorker"
-    added = ["--worker-cls", f"guard.engine.worker.{worker}"]
+    added = ["--worker-cls", f"guard.engine.worker.{worker}", "--no-async-scheduling"]
     if not compiles and "--enforce-eager" not in given:
         added.append("--enforce-eager")
     if cpu and "--kv-cache-memory-bytes" not in given and not environ.get("VLLM_CPU_KVCACHE_SPACE"):

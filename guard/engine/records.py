@@ -1,8 +1,9 @@
 """Proof that edits happened: workers count, the frontend asks, and nothing is answered before it is told.
 
 A worker writes one `Record` per edited request into a bounded ring when the request has passed its last
-planned position, and another when an edit of its answer fails later. The frontend drains the ring with one call for
-all requests that wait. Records that do not arrive, or do not add up, fail their request.
+planned position, another when an edit of its answer fails later, when a gate fires, and when the likelihoods of a
+forced answer are complete. The frontend drains the ring with one call for all requests that wait. Records that do not
+arrive, or do not add up, fail their request.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from guard.errors import GuardUnavailable
-from guard.types import AppliedEdit, Edit
+from guard.types import AppliedEdit, Edit, Sighting
 
 log = logging.getLogger("lethe.engine")
 
@@ -25,21 +26,28 @@ _RING = 65_536
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """What a worker did to one request: its counts per edit, or why it could not."""
+    """What a worker did to one request: its counts per edit, or why it could not; which gate fired; the natural
+    logarithms of the likelihoods of its forced tokens."""
 
     ticket: str
     request: str
-    edits: tuple[AppliedEdit, ...]
+    edits: tuple[AppliedEdit, ...] = ()
     error: str | None = None
+    sighting: Sighting | None = None
+    scores: tuple[float, ...] = ()
 
     def to_wire(self) -> list[Any]:
         edits = [[e.site, e.layer, e.planned, e.applied, e.from_cache] for e in self.edits]
-        return [self.ticket, self.request, edits, self.error]
+        sighting = (
+            [self.sighting.table, self.sighting.excess, self.sighting.positions] if self.sighting else None
+        )
+        return [self.ticket, self.request, edits, self.error, sighting, self.scores]
 
     @classmethod
     def from_wire(cls, wire: Sequence[Any]) -> Record:
-        ticket, request, edits, error = wire
-        return cls(ticket, request, tuple(AppliedEdit(*e) for e in edits), error)
+        ticket, request, edits, error, seen, scores = wire
+        sighting = Sighting(seen[0], seen[1], tuple(seen[2])) if seen else None
+        return cls(ticket, request, tuple(AppliedEdit(*e) for e in edits), error, sighting, tuple(scores))
 
 
 class Ring:
@@ -59,11 +67,23 @@ class Ring:
 
 @dataclass
 class _Expected:
-    """A request that waits: its edits, its number of samples, and the records that came, by sample."""
+    """A request that waits: its edits, its number of samples, and what came of it: records of its edits by sample,
+    sightings, scores."""
 
     edits: tuple[Edit, ...]
     n: int
     records: dict[int, list[Record]] = field(default_factory=dict)
+    sightings: list[Sighting] = field(default_factory=list)
+    scores: tuple[float, ...] = ()
+
+    def take(self, record: Record) -> None:
+        if record.sighting is not None:
+            self.sightings.append(record.sighting)
+        elif record.scores:
+            self.scores = record.scores
+        else:
+            sample = _sample(record.request) if self.n > 1 else 0
+            self.records.setdefault(sample, []).append(record)
 
 
 class Reports:
@@ -92,11 +112,8 @@ class Reports:
             GuardUnavailable: no record of it came, a worker failed, or the counts are not those planned.
         """
         expected = self._expected[ticket]
-        # A drain that was under way when we came may have left before our record was written: ask once more.
-        for _ in range(2):
-            if len(expected.records.get(sample, ())) >= self._workers:
-                break
-            await self._next_round()
+        if len(expected.records.get(sample, ())) < self._workers:
+            await self._fresh_round()
         records = expected.records.get(sample, [])
         if len(records) < self._workers or not all(_adds_up(r, expected.edits) for r in records):
             log.error("an edited request is not confirmed: %s", _why(records))
@@ -109,11 +126,47 @@ class Reports:
         Raises:
             GuardUnavailable: an edit failed after the first token.
         """
-        await self._next_round()
-        records = self._expected[ticket].records.get(sample, [])
-        if any(record.error is not None for record in records):
-            log.error("an edited request failed on the way: %s", _why(records))
+        await self._fresh_round()
+        self._failed_on_the_way(self._expected[ticket].records.get(sample, []))
+
+    async def sightings(self, ticket: str) -> tuple[Sighting, ...]:
+        """The gates that have fired, in any sample, on what has led to the output that has just come.
+
+        Raises:
+            GuardUnavailable: a worker does not know of the request, or could not observe it.
+        """
+        expected = self._expected[ticket]
+        await self._fresh_round()
+        records = [record for found in expected.records.values() for record in found]
+        self._failed_on_the_way(records)
+        if not records:
+            log.error("an observed request is not confirmed: %s", _why(records))
             raise GuardUnavailable("The answer could not be vouched for; try again.")
+        return tuple(expected.sightings)
+
+    async def scores(self, ticket: str) -> tuple[float, ...]:
+        """The likelihoods of the forced tokens of a request of one sample that has ended.
+
+        Raises:
+            GuardUnavailable: they did not come.
+        """
+        expected = self._expected[ticket]
+        await self._fresh_round()
+        self._failed_on_the_way(expected.records.get(0, []))
+        if not expected.scores:
+            raise GuardUnavailable("The likelihoods did not come; try again.")
+        return expected.scores
+
+    def _failed_on_the_way(self, records: list[Record]) -> None:
+        if any(record.error is not None for record in records):
+            log.error("a request failed on the way: %s", _why(records))
+            raise GuardUnavailable("The answer could not be vouched for; try again.")
+
+    async def _fresh_round(self) -> None:
+        """A drain that was under way when we came may have left before our record was written: not that one."""
+        if self._round is not None and not self._round.done():
+            await self._next_round()
+        await self._next_round()
 
     async def _next_round(self) -> None:
         if self._round is None or self._round.done():
@@ -136,8 +189,7 @@ class Reports:
                 record = Record.from_wire(wire)
                 expected = self._expected.get(record.ticket)
                 if expected is not None:
-                    sample = _sample(record.request) if expected.n > 1 else 0
-                    expected.records.setdefault(sample, []).append(record)
+                    expected.take(record)
 
 
 def _sample(request: str) -> int:

@@ -33,7 +33,8 @@ class Share:
 
     `rows` [k] of the flattened batch stand at absolute `positions` [k]; `seeds` [k] are those of their requests.
     Without a method the rows are erased: nothing of them reaches the model, whatever went wrong before.
-    `sound` [k] tells afterwards which rows were edited; None means that nothing was.
+    `sound` [k] tells afterwards which rows were edited; None means that nothing was. One that `observes` changes
+    nothing: its `hot` [k] tells afterwards which rows show what the method's gate looks for.
     """
 
     method: str | None
@@ -42,7 +43,9 @@ class Share:
     seeds: torch.Tensor
     params: Mapping[str, Any] = field(default_factory=dict)
     table: Any = None
+    observes: bool = False
     sound: torch.Tensor | None = None
+    hot: torch.Tensor | None = None
     error: str | None = None
 
     def apply(self, x: torch.Tensor, residual: torch.Tensor | None, layer: int | None) -> None:
@@ -55,8 +58,11 @@ class Share:
             seen = x[rows].float()
             if residual is not None:
                 seen = seen + residual[rows].float()
-            positions, seeds = (t.to(x.device, non_blocking=True) for t in (self.positions, self.seeds))
             method = interventions.load(self.method)
+            if self.observes:
+                self.hot = method.hot(seen, self.table)
+                return
+            positions, seeds = (t.to(x.device, non_blocking=True) for t in (self.positions, self.seeds))
             new = method.edit(seen, positions, seeds, layer, self.params, self.table)
             sound = torch.isfinite(new).all(dim=1)
             nothing = torch.zeros_like(new) if residual is None else -residual[rows].float()

@@ -24,11 +24,13 @@ from guard.engine.records import Record, Ring
 from guard.engine.sites import Share, Site
 from guard.engine.tables import Tables
 from guard.interventions import Row
-from guard.types import AppliedEdit, Edit
+from guard.interventions.gates import Gate
+from guard.types import AppliedEdit, Edit, Sighting, Watch
 
 log = logging.getLogger("lethe.engine")
 
 _LINEAGES = 4_096
+_HOT = 4_096
 _NONE = np.zeros(0, np.int64)
 
 
@@ -93,15 +95,40 @@ class Progress:
 
 
 @dataclass
+class Lookout:
+    """One gate over one request; `hot` are the positions that showed its target, a bounded number."""
+
+    watch: Watch
+    table: Any
+    gate: Gate
+    hot: set[int] = field(default_factory=set)
+    told: bool = False
+
+    def observe(self, start: int, hot: NDArray[np.bool_]) -> None:
+        """Take in what the tokens from position `start` on show."""
+        if start == 0:  # attention rests on the first token, whatever it is
+            hot = np.concatenate([[False], hot[1:]])
+        self.gate.observe(start, hot)
+        self.hot.update((start + np.flatnonzero(hot))[: _HOT - len(self.hot)].tolist())
+
+    def sighting(self) -> Sighting:
+        return Sighting(self.watch.table, self.gate.excess, tuple(sorted(self.hot)))
+
+
+@dataclass
 class Held:
-    """An edited request of `prompt` tokens: `seen` were computed or skipped, `end` is behind its last planned
-    position, and `onward` tells whether edits go on behind the prompt."""
+    """A request of `prompt` tokens that is edited, observed or scored: `seen` were computed or skipped, `end` is
+    behind its last planned position, and `onward` tells whether there is something to do behind the prompt. `scores`
+    are the likelihoods of `forced` tokens, by their place."""
 
     ticket: str
     prompt: int
     edits: list[Progress]
     end: int
     onward: bool = False
+    lookouts: list[Lookout] = field(default_factory=list)
+    forced: tuple[int, ...] = ()
+    scores: dict[int, float] = field(default_factory=dict)
     seen: int = 0
     reported: bool = False
     failed: bool = False
@@ -110,24 +137,28 @@ class Held:
 
 @dataclass
 class Part:
-    """The rows of one request in a share: from `first`, for the planned positions `part` of `progress`.
+    """The rows of one request in a share: from `first`, for the planned positions `part` of `progress`, or for the
+    tokens from position `start` on that a `lookout` observes.
 
-    Without a progress they are the rows of a request that has failed.
+    With neither they are the rows of a request that has failed.
     """
 
     held: Held
-    progress: Progress | None
-    part: slice
+    progress: Progress | None = None
+    part: slice = field(default_factory=lambda: slice(0))
+    lookout: Lookout | None = None
+    start: int = 0
     first: int = 0
     rows: int = 0
 
 
 @dataclass
 class Work:
-    """One share of a step under construction, for one site."""
+    """One share of a step under construction, for one site: of an edit, or of the method that `observes`."""
 
     edit: Edit | None
     table: Any = None
+    observes: str | None = None
     rows: list[NDArray[np.int64]] = field(default_factory=list)
     positions: list[NDArray[np.int64]] = field(default_factory=list)
     seeds: list[NDArray[np.int64]] = field(default_factory=list)
@@ -152,17 +183,21 @@ class Work:
         rows, positions, seeds = (
             torch.from_numpy(np.concatenate(part)) for part in (self.rows, self.positions, self.seeds)
         )
-        method, params = (self.edit.method, self.edit.params) if self.edit else (None, {})
-        self.share = Share(method, rows, positions, seeds, params, self.table)
+        method, params = (self.edit.method, self.edit.params) if self.edit else (self.observes, {})
+        observes = self.observes is not None
+        self.share = Share(method, rows, positions, seeds, params, self.table, observes)
         return self.share
 
 
 @dataclass
 class Step:
-    """What one step does: the requests it touches, and the work by place, method, parameters and table."""
+    """What one step does: the requests it touches, and the work by place, method, parameters and table. `forced`
+    are the rows of logits that are decided already: (request, place in its forced tokens, row)."""
 
     touched: list[tuple[str, Held]] = field(default_factory=list)
     work: dict[tuple[Any, ...], Work] = field(default_factory=dict)
+    forced: list[tuple[Held, int, int]] = field(default_factory=list)
+    scores: torch.Tensor | None = None
 
 
 class EditBook:
@@ -259,6 +294,8 @@ class EditBook:
                 log.exception("an edit of the logits could not be applied; its answers end here")
                 share.error = type(error).__name__
                 self._end_answers(logits, rows)
+        if self._step and self._step.forced:
+            self._force(logits, self._step)
 
     def settle(self) -> None:
         """Count what the last step did, and write the records of requests that passed their last planned
@@ -267,25 +304,46 @@ class EditBook:
         if step is None:
             return
         for work in step.work.values():
-            share = work.share
-            sound = share.sound.cpu().numpy() if share is not None and share.sound is not None else None
-            for part in work.parts:
-                part.held.error = part.held.error or (share.error if share is not None else None)
-                if part.progress is None or sound is None:
-                    continue
-                if bool(sound[part.first : part.first + part.rows].all()):
-                    part.progress.mark(part.part)
-                else:
-                    part.held.error = part.held.error or "NotFinite"
+            self._settle(work)
+        if step.scores is not None:
+            for (held, place, _), score in zip(step.forced, step.scores.tolist(), strict=True):
+                held.scores[place] = score
         for request_id, held in step.touched:
             if (held.error is not None and not held.failed) or (not held.reported and held.seen >= held.end):
                 self._report(request_id, held)
+            for lookout in held.lookouts:
+                if lookout.gate.fired_at is not None and not lookout.told:
+                    lookout.told = True
+                    self._ring.write(Record(held.ticket, request_id, sighting=lookout.sighting()))
+            if held.forced and len(held.scores) == len(held.forced):
+                scores = tuple(held.scores[place] for place in range(len(held.forced)))
+                held.forced = ()
+                self._ring.write(Record(held.ticket, request_id, scores=scores))
+
+    def _settle(self, work: Work) -> None:
+        """Count what one share did, for each request that it had rows of."""
+        share = work.share
+        if share is None:
+            return
+        sound, hot = (t.cpu().numpy() if t is not None else None for t in (share.sound, share.hot))
+        for part in work.parts:
+            held, rows = part.held, slice(part.first, part.first + part.rows)
+            held.error = held.error or share.error
+            if part.lookout is not None and hot is not None:
+                part.lookout.observe(part.start, hot[rows])
+            if part.progress is None or sound is None:
+                continue
+            if bool(sound[rows].all()):
+                part.progress.mark(part.part)
+            else:
+                held.error = held.error or "NotFinite"
 
     def _accept(self, request: Any, wire: Any) -> Held:
         length = len(request.prompt_token_ids or ())
         try:
             order = from_wire(wire, length)
             tables = [self._table(edit) for edit in order.edits]
+            lookouts = [self._lookout(watch) for watch in order.watches]
         except Exception as error:
             log.exception("an edited request cannot be served")
             # Whatever is known of the request must not reach the model: all of its rows are erased.
@@ -293,8 +351,9 @@ class EditBook:
             return Held(ticket if isinstance(ticket, str) else "", length, [], 0, error=type(error).__name__)
         known = self._known(order)
         edits = list(map(Progress.of, order.edits, tables, known))
-        end = max(int(e.positions[-1]) for e in edits) + 1
-        return Held(order.ticket, length, edits, end, any(edit.onward for edit in order.edits))
+        end = max((int(e.positions[-1]) + 1 for e in edits), default=0)
+        onward = bool(lookouts or order.forced) or any(edit.onward for edit in order.edits)
+        return Held(order.ticket, length, edits, end, onward, lookouts, order.forced)
 
     def _table(self, edit: Edit) -> Any:
         """The table of an edit that this worker can carry out; None for a method that has none.
@@ -306,14 +365,24 @@ class EditBook:
         if edit.site == "adapter":
             there = self.adapters is not None
         else:
-            there = edit.site == "logits" or any(
-                (site.name, site.layer) == (edit.site, edit.layer) for site in self.sites
-            )
+            there = edit.site == "logits" or self._installed(edit.site, edit.layer)
         if not there:
             raise EditError("the wire form's edits name a site that is not installed")
         if edit.table is not None and edit.table not in self.tables:
             raise EditError("the wire form's edits name a table that is not loaded")
-        return self.tables.get(edit)
+        return self.tables.get(edit.method, edit.table)
+
+    def _lookout(self, watch: Watch) -> Lookout:
+        """Raises EditError: this worker has no such site, or no such gate; ArtifactError: it is another method's."""
+        if not self._installed("residual", watch.layer) or watch.table not in self.tables:
+            raise EditError("the wire form's watches name a site or a table that is not there")
+        table = self.tables.get(watch.method, watch.table)
+        if getattr(table, "limits", None) is None:
+            raise EditError("the wire form's watches name a table that has no gate")
+        return Lookout(watch, table, Gate(table.limits))
+
+    def _installed(self, name: str, layer: int | None) -> bool:
+        return any((site.name, site.layer) == (name, layer) for site in self.sites)
 
     def _plan(
         self, step: Step, request_id: str, held: Held, start: int, first: int, last: int, index: int
@@ -323,19 +392,27 @@ class EditBook:
         if held.error is not None:
             rows = np.arange(first, last)
             lost = step.work.setdefault(("embedding", None), Work(None))
-            lost.add(request_id, Part(held, None, slice(0)), rows, rows, 0)
+            lost.add(request_id, Part(held), rows, rows, 0)
             return
+        for lookout in held.lookouts:
+            watch = lookout.watch
+            gate = ("residual", watch.layer, watch.method, watch.table)
+            work = step.work.setdefault(gate, Work(None, lookout.table, watch.method))
+            part = Part(held, lookout=lookout, start=start)
+            work.add(request_id, part, np.arange(first, last), np.arange(start, end), 0)
+        if 0 <= end - held.prompt < len(held.forced):
+            step.forced.append((held, end - held.prompt, index))
         for progress in held.edits:
             edit = progress.edit
             if start > held.seen:
                 progress.cached[progress.between(held.seen, start)] = True
-            part = progress.between(start, end)
+            planned = progress.between(start, end)
             if edit.site == "logits":
                 # The position whose successor is sampled in this step; before the prompt's last there is none.
-                decides = end >= held.prompt and (edit.onward or part.start < part.stop)
+                decides = end >= held.prompt and (edit.onward or planned.start < planned.stop)
                 rows, positions = (np.array([v]) if decides else _NONE for v in (index, end - 1))
             else:
-                positions = progress.positions[part]
+                positions = progress.positions[planned]
                 if edit.onward and end > held.prompt:
                     positions = np.concatenate([positions, np.arange(max(start, held.prompt), end)])
                 rows = positions - start + first
@@ -344,13 +421,28 @@ class EditBook:
             if len(rows):
                 where = (edit.site, edit.layer, edit.method, edit.table, repr(sorted(edit.params.items())))
                 work = step.work.setdefault(where, Work(edit, progress.table))
-                work.add(
-                    request_id, Part(held, progress, part), rows, positions[: len(rows)], _seed(edit.seed)
-                )
+                part = Part(held, progress, planned)
+                work.add(request_id, part, rows, positions[: len(rows)], _seed(edit.seed))
         held.seen = max(held.seen, end)
 
     def _site(self, name: str, layer: int | None) -> Site:
         return next(s for s in self.sites if (s.name, s.layer) == (name, layer))
+
+    def _force(self, logits: torch.Tensor, step: Step) -> None:
+        """Read the likelihoods of forced tokens, and leave the sampler no other choice."""
+        rows = torch.tensor([row for *_, row in step.forced], device=logits.device)
+        try:
+            wanted = [held.forced[place] for held, place, _ in step.forced]
+            tokens = torch.tensor(wanted, device=logits.device).unsqueeze(1)
+            scores = logits[rows].double().log_softmax(dim=1).gather(1, tokens).squeeze(1)
+            logits.index_fill_(0, rows, -1e9)
+            logits[rows, tokens.squeeze(1)] = 0.0
+            step.scores = scores
+        except Exception as error:
+            log.exception("an answer could not be forced; it ends here")
+            for held, *_ in step.forced:
+                held.error = held.error or type(error).__name__
+            self._end_answers(logits, rows)
 
     def _end_answers(self, logits: torch.Tensor, rows: torch.Tensor) -> None:
         """Leave the model nothing to say in these rows but the end of its answer, where it has one."""

@@ -11,7 +11,6 @@ import torch
 
 from guard import artifacts, interventions
 from guard.errors import ArtifactError, LetheError
-from guard.types import Edit
 
 log = logging.getLogger("lethe.engine")
 
@@ -61,17 +60,17 @@ class Tables:
     def unload(self, digest: str) -> None:
         self._held.pop(digest, None)
 
-    def get(self, edit: Edit) -> Any:
-        """The edit's table; None for a method that has none.
+    def get(self, method: str, digest: str | None) -> Any:
+        """The table of that digest for `method`; None where it needs none.
 
         Raises:
             ArtifactError: the table belongs to another method.
         """
-        if edit.table is None:
+        if digest is None:
             return None
-        method, table = self._held[edit.table]
-        if method != edit.method:
-            raise ArtifactError(f"The artifact {edit.table[:16]} was made for {method}.")
+        made_for, table = self._held[digest]
+        if made_for != method:
+            raise ArtifactError(f"The artifact {digest[:16]} was made for {made_for}.")
         return table
 
     def forget(self, request_id: str) -> None:

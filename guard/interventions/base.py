@@ -104,6 +104,20 @@ class Intervention:
         """
         raise NotImplementedError
 
+    def watched(self, params: Mapping[str, Any], facts: Mapping[str, Any]) -> int | None:
+        """The layer behind which the method's gate observes requests that nothing matched, where these
+        (valid) parameters ask for that; None: it does not.
+
+        Raises:
+            LetheError: they ask for it, and the artifact has no gate; the rung waits, with that sentence.
+        """
+        return None
+
+    def hot(self, x: torch.Tensor, table: Any) -> torch.Tensor:
+        """Which rows of the residuals `x` [n, width], float32, show what the gate looks for: [n], bool. The
+        table's `limits` (guard.interventions.gates.Limits) say how much of it is too much."""
+        raise NotImplementedError
+
     def rescore(
         self, logits: torch.Tensor, rows: Sequence[Row], params: Mapping[str, Any], table: Any
     ) -> torch.Tensor:

@@ -17,6 +17,7 @@ from pydantic import Field
 
 from guard.errors import ArtifactError
 from guard.interventions.base import Tensors
+from guard.interventions.gates import Limits
 from guard.interventions.layered import Layered, LayeredParams
 
 if TYPE_CHECKING:
@@ -30,9 +31,12 @@ class SaeClampParams(LayeredParams):
     """`artifact`, `tokens` and `onward` as in LayeredParams; tokens that are not hot stay as they are.
 
     strength: length of the push at a hot token as a multiple of its residual norm; 0 only erases the features.
+    watch: run the artifact's gate over the tokens of requests that nothing matched (guard.interventions.gates); where
+        it fires, the target is matched. Such requests read no cached blocks, and their answers wait for the gate.
     """
 
     strength: float = Field(1.0, ge=0.0, le=1e3, allow_inf_nan=False)
+    watch: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +47,7 @@ class Features:
     from its input; decoder [n, width]; a feature is active above `threshold` [n]. With a `k`, a feature of a TopK
     autoencoder is active where it is among the k largest of all m, and `index` [n] says which columns are the
     chosen ones; else the encoder has only those. `push` [width], of norm 1, is along the sum of the decoder's
-    unit rows.
+    unit rows. `limits` are those of the gate, where the artifact has one.
     """
 
     normalisation: str
@@ -54,6 +58,7 @@ class Features:
     push: torch.Tensor
     index: torch.Tensor | None = None
     k: int = 0
+    limits: Limits | None = None
 
     def active(self, x: torch.Tensor) -> torch.Tensor:
         """Activations [rows, n] of the features in rows of `x` [rows, width]."""
@@ -96,9 +101,25 @@ class SaeClamp(Layered):
         push = (decoder / norms).sum(dim=0)
         if n == 0 or not bool((norms > 0).all() and push.norm() > 0):
             raise ArtifactError("The artifact has no features that push anywhere.")
+        limits = Limits(**facts["gate"]) if "gate" in facts else None
         return Features(
-            facts["normalisation"], encoder, bias, threshold, decoder, push / push.norm(), index, k
+            facts["normalisation"], encoder, bias, threshold, decoder, push / push.norm(), index, k, limits
         )
+
+    def watched(self, params: Mapping[str, Any], facts: Mapping[str, Any]) -> int | None:
+        """The artifact's layer, where `watch` is on.
+
+        Raises:
+            ArtifactError: the artifact has no gate.
+        """
+        if not params.get("watch"):
+            return None
+        if "gate" not in facts:
+            raise ArtifactError("The artifact has no gate; train one with it, or leave `watch` out.")
+        return int(facts["layers"][0])
+
+    def hot(self, x: torch.Tensor, table: Features) -> torch.Tensor:
+        return (table.active(x) > 0).any(dim=1)
 
     def edit(
         self,

@@ -55,6 +55,12 @@ class CheckBody(_Body):
         return self
 
 
+class ScoreBody(CheckBody):
+    """What is asked, and the answer whose likelihood is wanted."""
+
+    continuation: str = Field(min_length=1)
+
+
 class KeyBody(_Body):
     """A key to be made. Its tenant confines it: to that tenant's inference, targets and decisions."""
 

@@ -15,10 +15,12 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Services:
-    """`check` judges a body as generation would; `status` tells what is live. Both run on the event loop."""
+    """`check` judges a body as generation would, `score` tells how likely an answer to it is, `status` what is live.
+    They run on the event loop."""
 
     register: Register
     log: DecisionLog
     authenticator: Authenticator
     check: Callable[[Json], Awaitable[Mapping[str, Any]]]
+    score: Callable[[Json], Awaitable[Mapping[str, Any]]]
     status: Callable[[], Awaitable[Mapping[str, Any]]]

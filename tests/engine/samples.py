@@ -12,6 +12,8 @@ from guard import artifacts
 from guard.types import Edit
 
 SEED = "00112233445566ff"
+GATE = {"window": 8, "rate": 0.0, "drift": 0.5, "cusum": 0.0}
+"""Fires at the first token that shows a feature."""
 
 
 @dataclass
@@ -151,7 +153,7 @@ SAMPLES: dict[str, Sample] = {
         _everywhere("residual", "sae_clamp", 1),
         _made(
             "sae_clamp",
-            {"layers": [1], "normalisation": "none"},
+            {"layers": [1], "normalisation": "none", "gate": GATE},
             encoder=(64, 5),
             bias=(5,),
             threshold=(5,),

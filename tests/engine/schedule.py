@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from guard.types import Edit
+from guard.types import Edit, Watch
 from tests.engine.samples import SAMPLES, SEED, Sample
 
 TOKENS = 6
@@ -190,6 +190,19 @@ class Course:
         return self.bench.finish()
 
 
+def observed(bench: Bench, watch: Watch) -> dict[str, Any]:
+    """The schedule of the isolation with a gate over every request."""
+    from guard.engine.edits import Order, to_wire
+
+    bench.fresh()
+
+    def come(*names: str) -> Callable[[], Any]:
+        orders = {n: to_wire(Order(n, "", watches=(watch,))) for n in names}
+        return lambda: [bench.add(n, prompt(*REQUESTS[n]), wire=orders[n]) for n in names]
+
+    return bench.finish({0: come("a", "b", "c"), 2: come("d", "e"), 3: come("f"), 5: come("g", "h")})
+
+
 def _spoilt(edit: Edit) -> Edit:
     from dataclasses import replace
 
@@ -203,7 +216,7 @@ def malformed(bench: Bench) -> dict[str, Any]:
         "site": "embedding", "layer": None, "method": "embedding_corruption", "seed": SEED, "params": {},
         "onward": False, "table": None,
     }  # fmt: skip
-    order = {"v": 2, "lineage": ""}
+    order = {"v": 3, "lineage": "", "watches": [], "forced": b""}
     bad = {
         "text": "hello",
         "empty": {},
@@ -241,6 +254,8 @@ def main(model: str, out: str, *flags: str) -> None:
                 "cached": course.cached(),
                 "broken": course.broken(),
             }
+        if name == "sae_clamp":
+            seen["observed"] = observed(bench, Watch("", name, 1, sample.digest))
         seen["methods"][name] = runs
     if not compiled and not adapters:
         seen["malformed"] = malformed(bench)

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from guard.engine.edits import KEY, EditError, Order, fingerprint, from_wire, reserved, to_wire
-from guard.types import Edit
+from guard.types import Edit, Watch
 
 EDIT = Edit("embedding", "embedding_corruption", (1, 5, 9), "0123456789abcdef", {"strength": 3.0})
 ORDER = Order("ticket", "salt", (EDIT,))
@@ -29,6 +29,11 @@ def changed(**fields):
     return wire
 
 
+def test_an_order_may_observe_or_force_without_editing():
+    order = Order("ticket", "", (), (Watch("", "sae_clamp", 1, "ab" * 32),), (3, 0, 300_000))
+    assert from_wire(to_wire(order), 10) == order
+
+
 @pytest.mark.parametrize(
     "wire",
     [
@@ -42,6 +47,13 @@ def changed(**fields):
         {**to_wire(ORDER), "lineage": 3},
         {**to_wire(ORDER), "edits": []},
         {**to_wire(ORDER), "edits": ["x"]},
+        {**to_wire(ORDER), "watches": "x"},
+        {**to_wire(ORDER), "watches": [["sae_clamp", 0]]},
+        {**to_wire(ORDER), "watches": [["nothing", 0, "ab" * 32]]},
+        {**to_wire(ORDER), "watches": [["sae_clamp", -1, "ab" * 32]]},
+        {**to_wire(ORDER), "watches": [["sae_clamp", 0, "ab"]]},
+        {**to_wire(ORDER), "forced": [1]},
+        {**to_wire(ORDER), "forced": b"\xff\xff\xff\xff"},
         changed(site="elsewhere"),
         changed(site=[]),
         changed(layer=0),

@@ -8,7 +8,7 @@ import pytest
 
 from guard.engine.records import Record, Reports, Ring
 from guard.errors import GuardUnavailable
-from guard.types import AppliedEdit, Edit
+from guard.types import AppliedEdit, Edit, Sighting
 
 EDIT = Edit("embedding", "embedding_corruption", (1, 5, 9), "0123456789abcdef")
 
@@ -143,3 +143,37 @@ def test_the_ring_is_bounded_and_loses_the_oldest():
         ring.write(record(ticket=str(i)))
     assert [wire[0] for wire in ring.drain()] == ["1", "2"]
     assert ring.drain() == []
+
+
+async def test_what_is_seen_and_scored_does_not_count_as_an_edit():
+    ring, seen = Ring(), Sighting("ab" * 32, 2.0, (1, 2))
+    reports = Reports(Workers(ring).drain)
+    with reports.expecting("t", (EDIT,), 1):
+        ring.write(record())
+        ring.write(Record("t", "t-1", sighting=seen))
+        ring.write(Record("t", "t-1", scores=(-0.5, -1.0)))
+        assert await reports.confirm("t", 0)
+        assert await reports.sightings("t") == (seen,)
+        assert await reports.scores("t") == (-0.5, -1.0)
+
+
+async def test_a_request_that_no_worker_knows_is_not_quiet():
+    reports = Reports(Workers(Ring()).drain)
+    with reports.expecting("t", (), 1):
+        with pytest.raises(GuardUnavailable):
+            await reports.sightings("t")
+        with pytest.raises(GuardUnavailable):
+            await reports.scores("t")
+
+
+async def test_a_drain_that_left_before_is_not_believed():
+    """What is written while a drain is on its way back must be seen by whoever asks then."""
+    ring, seen = Ring(), Sighting("ab" * 32, 2.0, (1, 2))
+    reports = Reports(Workers(ring).drain)
+    with reports.expecting("t", (), 1):
+        ring.write(Record("t", "t-1"))
+        first = asyncio.create_task(reports.sightings("t"))
+        await asyncio.sleep(0.002)
+        ring.write(Record("t", "t-1", sighting=seen))
+        assert await reports.sightings("t") == (seen,)
+        await first

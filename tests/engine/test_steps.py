@@ -14,7 +14,9 @@ from guard.engine.edits import KEY, Order, to_wire
 from guard.engine.records import Ring
 from guard.engine.sites import Site
 from guard.engine.steps import EditBook
-from guard.types import Edit
+from guard.interventions.gates import Limits
+from guard.interventions.sae_clamp import SaeClamp
+from guard.types import Edit, Watch
 
 SEED = "0123456789abcdef"
 
@@ -42,6 +44,9 @@ class Worker:
         self.book.observe(
             [], [SimpleNamespace(req_id=name, prompt_token_ids=[0] * length, sampling_params=params)]
         )
+
+    def order(self, name: str, length: int = 8, **wanted: Any) -> None:
+        self.add(name, length=length, wire=to_wire(Order(name, "salt", **wanted)))
 
     def step(self, *batch: tuple[str, int, int], applied: bool = True) -> list[int]:
         """The rows that the step erased, out of all rows of the batch."""
@@ -196,3 +201,129 @@ def test_a_table_that_is_unloaded_stays_with_the_requests_that_have_it():
     worker.add("late", edit)
     assert worker.step(("late", 0, 4)) == [0, 1, 2, 3]  # nothing of it reaches the model
     assert worker.counts() == [("late", "EditError")]
+
+
+LIMITS = Limits(window=4, rate=0.6, drift=0.5, cusum=100.0)
+
+
+@dataclass
+class Table:
+    """A gate that calls every row hot whose first column is above 1."""
+
+    limits: Limits | None = LIMITS
+
+
+class Observer(Worker):
+    """A book with a residual site behind layer 1; the rows of every step are given."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        super().__init__(site=Site("residual", 1, "layer"))
+        monkeypatch.setattr(SaeClamp, "hot", lambda self, x, table: x[:, 0] > 1)
+        self.book.tables._held["ab" * 32] = ("sae_clamp", Table())
+
+    def observe(self, *batch: tuple[str, int, str]) -> None:
+        """One step; of each request its first position, and `#` for a hot token and `.` for another."""
+        starts = np.cumsum([0, *(len(marks) for _, _, marks in batch)]).astype(np.int32)
+        view = SimpleNamespace(
+            req_id_to_index={name: i for i, (name, _, _) in enumerate(batch)},
+            num_computed_tokens_cpu=np.asarray([start for _, start, _ in batch], np.int32),
+        )
+        x = torch.tensor([[2.0 if m == "#" else 0.5] for _, _, marks in batch for m in marks])
+        before = x.clone()
+        self.book.begin(view, starts)
+        for share in self.site.shares:
+            share.apply(x, None, 1)
+        self.book.end()
+        assert torch.equal(x, before)
+
+    def sighted(self) -> list[Any]:
+        self.book.settle()
+        return [(w[0], tuple(w[4][2])) for w in self.ring.drain() if w[4]]
+
+
+WATCH = (Watch("", "sae_clamp", 1, "ab" * 32),)
+
+
+def test_a_gate_sees_only_its_own_requests_and_fires_once(monkeypatch):
+    worker = Observer(monkeypatch)
+    worker.order("a", watches=WATCH)
+    worker.order("b", watches=WATCH)
+    worker.observe(("clean", 0, "####"), ("a", 0, "....##.."), ("b", 0, "..####.."))
+    assert worker.sighted() == [("b", (2, 3, 4, 5))]
+    worker.observe(("a", 8, "."), ("b", 8, "#"))
+    assert worker.sighted() == []
+
+
+@pytest.mark.parametrize("cuts", [(8,), (3, 8), (1, 2, 5, 8)])
+def test_a_gate_does_not_depend_on_how_the_prompt_is_cut(monkeypatch, cuts):
+    worker, marks = Observer(monkeypatch), "..###..."
+    worker.order("a", watches=WATCH)
+    for start, end in zip((0, *cuts), cuts, strict=False):
+        worker.observe(("a", start, marks[start:end]))
+    ((_, hot),) = worker.sighted()
+    assert hot[:3] == (2, 3, 4)
+
+
+def test_tokens_that_are_computed_again_are_not_counted_again(monkeypatch):
+    worker = Observer(monkeypatch)
+    worker.order("a", watches=WATCH)
+    worker.observe(("a", 0, "..##...."))
+    worker.observe(("a", 0, "..##...."))  # preempted
+    assert worker.sighted() == []
+    worker.observe(("a", 8, "#"))
+    worker.observe(("a", 9, "#"))
+    worker.observe(("a", 10, "#"))
+    assert worker.sighted() == [("a", (2, 3, 8, 9, 10))]
+
+
+def test_the_first_token_of_a_prompt_is_never_hot(monkeypatch):
+    worker = Observer(monkeypatch)
+    worker.order("a", watches=WATCH)
+    worker.observe(("a", 0, "##......"))
+    assert worker.sighted() == []
+
+
+@pytest.mark.parametrize(("layer", "table"), [(1, "cd" * 32), (0, "ab" * 32), (1, "ef" * 32)])
+def test_a_gate_that_is_not_there_fails_its_request(layer, table):
+    worker = Worker()
+    worker.book.sites.append(Site("residual", 1, "layer"))
+    worker.book.tables._held["ab" * 32] = ("sae_clamp", Table())
+    worker.book.tables._held["ef" * 32] = ("sae_clamp", Table(limits=None))
+    worker.order("a", watches=(Watch("", "sae_clamp", layer, table),))
+    assert worker.step(("a", 0, 4)) == [0, 1, 2, 3]
+    assert worker.counts() == [("a", "EditError")]
+
+
+def forced_scores(worker: Worker) -> list[Any]:
+    worker.book.settle()
+    return [(w[0], w[5]) for w in worker.ring.drain() if w[5]]
+
+
+def test_forced_tokens_are_read_and_then_chosen_whatever_the_chunks():
+    worker = Worker()
+    worker.order("a", forced=(2, 0))
+    rows = torch.tensor([[0.0, 1.0, 2.0, 5.0]]).repeat(2, 1)
+    expected = rows[0].double().log_softmax(0)
+    for start, count in ((0, 5), (5, 3), (8, 1)):
+        logits = rows.clone()
+        worker.step(("clean", 20, 1), ("a", start, count))
+        worker.book.rescore(logits, {})
+        assert torch.equal(logits[0], rows[0])
+        if start == 0:  # in the middle of the prompt nothing is sampled
+            assert torch.equal(logits, rows)
+        else:
+            assert int(logits[1].argmax()) == (2 if start == 5 else 0)
+    ((name, scores),) = forced_scores(worker)
+    assert name == "a" and scores == pytest.approx([float(expected[2]), float(expected[0])], abs=1e-9)
+
+
+def test_a_token_that_the_model_does_not_have_ends_the_answer_and_fails():
+    worker = Worker()
+    worker.book.end_tokens = (1,)
+    worker.order("a", forced=(77,))
+    worker.step(("a", 0, 8))
+    logits = torch.zeros(1, 4)
+    worker.book.rescore(logits, {})
+    assert int(logits.argmax()) == 1
+    worker.book.settle()
+    assert [w[3] for w in worker.ring.drain() if w[3]] == ["RuntimeError"]

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import pytest
 
@@ -13,7 +13,7 @@ from guard.errors import GuardUnavailable
 from guard.pipeline import Guard
 from guard.snapshot import Snapshot
 from guard.targets import TargetSpec
-from guard.types import Admission, Detection, Prompt, Rung, Span
+from guard.types import Admission, Detection, Prompt, Rung, Sighting, Span, Watch
 
 TEXT = "Who is Jane Doe?"
 PROMPT = Prompt(TEXT, tuple(range(4)), (Span(0, 3), Span(3, 6), Span(6, 11), Span(11, 16)))
@@ -121,3 +121,45 @@ async def test_a_bypass_by_policy_is_counted_and_shown(guard):
     context = RequestContext("d", "/", 0.0)
     assert not (await made.admit(PROMPT, context)).matched
     assert made.bypasses == 1 and context.events == [{"event": "bypass", "reason": "RuntimeError"}]
+
+
+WATCH = Watch("jane", "sae_clamp", 1, "ab" * 32)
+
+
+def watching(guard, method="refusal", **spec):
+    """A guard whose target has a gate, and what it let through."""
+    made = guard(Gate(), method, **spec)
+    snapshot = replace(made.snapshot(), watches=(WATCH,))
+    return replace(made, snapshot=lambda: snapshot)
+
+
+async def test_gates_watch_what_nothing_matched_and_only_whom_their_target_binds(guard):
+    assert (await watching(guard).admit(PROMPT, None)).plan.watches == (WATCH,)
+    scoped = watching(guard, scope={"tenants": ["acme"]})
+    for tenant, watches in (("acme", (WATCH,)), ("other", ())):
+        context = RequestContext("d", "/", 0.0, tenant=tenant)
+        assert (await scoped.admit(PROMPT, context)).plan.watches == watches
+    matched = replace(guard(Gate((HIT,))), snapshot=lambda: replace(scoped.snapshot(), gate=Gate((HIT,))))
+    assert (await matched.admit(PROMPT, RequestContext("d", "/", 0.0, tenant="acme"))).plan.watches == ()
+
+
+async def test_a_gate_that_fires_matches_its_target_at_the_tokens_that_showed_it(guard):
+    made = watching(guard, "embedding_corruption")
+    before = await made.admit(PROMPT, None)
+    after = made.sighted(PROMPT, before, (Sighting("ab" * 32, 3.0, (2, 3, 9)),))
+    (match,) = after.decision.matches
+    assert (match.target_id, match.detector, match.score, match.threshold) == (
+        "jane",
+        "activation",
+        0.75,
+        0.5,
+    )
+    assert after.plan.edits[0].positions == (2, 3) and after.plan.watches == ()
+
+
+async def test_what_a_gate_saw_of_a_target_that_has_gone_says_nothing(guard):
+    made = watching(guard)
+    before = await made.admit(PROMPT, None)
+    gone = replace(made, snapshot=lambda: Snapshot(4, Gate(), {}))
+    after = gone.sighted(PROMPT, before, (Sighting("ab" * 32, 3.0, (2,)),))
+    assert after.decision.action == "allow" and after.plan.watches == ()

@@ -52,7 +52,7 @@ def admin(folder: Path) -> Iterator[Admin]:
         return register.status()
 
     app = FastAPI()
-    app.include_router(admin_router(Services(register, log, authenticator, check, status)))
+    app.include_router(admin_router(Services(register, log, authenticator, check, check, status)))
     headers = {"Authorization": f"Bearer {ADMIN}"}
     base_url = f"http://lethe{PREFIX}"
     with TestClient(app, base_url=base_url, headers=headers, raise_server_exceptions=False) as http:

@@ -184,6 +184,15 @@ def test_check_refuses_what_generation_would(shared, body):
     error(response)
 
 
+def test_a_score_needs_an_answer_to_score(shared):
+    asked = {"messages": [{"role": "user", "content": "hi"}], "continuation": "Hello."}
+    assert shared.http.post("/score", json=asked).json()["asked"] == asked
+    for wrong in ({**asked, "continuation": ""}, {"messages": asked["messages"]}, {"continuation": "x"}):
+        response = shared.http.post("/score", json=wrong)
+        assert response.status_code == 400
+        error(response)
+
+
 def test_decisions_are_filtered_and_paged(api):
     api.http.put("/targets/jane", json=JANE)
     for i in range(3):
@@ -243,7 +252,7 @@ def test_status(api):
 
 def test_openapi_documents_every_route(api):
     paths = {path: item for path, item in api.app.openapi()["paths"].items() if path.startswith("/admin/v1")}
-    assert len(paths) == 13
+    assert len(paths) == 14
     for path, item in paths.items():
         for method, operation in item.items():
             assert {"401", "403"} <= operation["responses"].keys(), path

@@ -19,6 +19,7 @@ NEEDS = {
     ("POST", "/targets/import"): Permission.WRITE_TARGETS,
     ("GET", "/targets/export"): Permission.READ_TARGETS,
     ("POST", "/check"): Permission.CHECK,
+    ("POST", "/score"): Permission.SCORE,
     ("GET", "/decisions"): Permission.READ_DECISIONS,
     ("GET", "/decisions/{id}"): Permission.READ_DECISIONS,
     ("GET", "/artifacts"): Permission.READ_ARTIFACTS,
@@ -38,7 +39,7 @@ READS = {
 
 
 def routes() -> list[tuple[str, str]]:
-    nothing = Services(None, None, None, None, None)  # type: ignore[arg-type]
+    nothing = Services(None, None, None, None, None, None)  # type: ignore[arg-type]
     found = admin_router(nothing).routes
     return [(method, route.path.removeprefix(PREFIX)) for route in found for method in sorted(route.methods)]
 

@@ -363,7 +363,7 @@ def test_prepared_phrases_act_in_the_demo_models_tokens_and_no_manifest_shows_th
     tables = Tables(MODEL)
     tables.load(artifact.digest, str(artifact.folder), torch.device("cpu"))
     (edit,) = TokenPenalty().plan(chosen(artifact=artifact.digest), PROMPT, lambda _: "0" * 16).edits
-    table = tables.get(edit)
+    table = tables.get(edit.method, edit.table)
     prompt = tokenizer("<|user|>Where was Jane Doe born?<|end|><|assistant|>", add_special_tokens=False)[
         "input_ids"
     ]

@@ -39,10 +39,12 @@ class Limits:
 
 @dataclass
 class Gate:
-    """The statistics of one request. `fired_at` is the position of the token that was too much, None before."""
+    """The statistics of one request. `fired_at` is the position of the token that was too much, None before;
+    `excess` is then by what factor, in the statistic that is further above its limit."""
 
     limits: Limits
     fired_at: int | None = None
+    excess: float = 0.0
     _next: int = 0
     _seen: int = 0
     _last: Hot = field(default_factory=lambda: np.zeros(0, np.bool_))
@@ -66,7 +68,10 @@ class Gate:
         above = (rates > self.limits.rate) | (sums > self.limits.cusum * _UNIT)
         if self.fired_at is not None or not above.any():
             return False
-        self.fired_at = first + int(above.argmax())
+        at = int(above.argmax())
+        self.fired_at = first + at
+        pairs = ((float(rates[at]), self.limits.rate), (sums[at] / _UNIT, self.limits.cusum))
+        self.excess = float(max(value / max(limit, 1 / _UNIT) for value, limit in pairs))
         return True
 
 
