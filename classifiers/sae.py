@@ -79,13 +79,13 @@ class Sae(Trainer):
         )
         tensors, facts = export(sae, index, forget, retain, exact=params.exact)
         measured = _measured(sae, index, tensors, facts, forget, retain)
-        gate, gated = _gate(SaeClamp().load(tensors, facts), model, tokenizer, task, layer)
+        found, gated = gate(SaeClamp().load(tensors, facts), model, tokenizer, task, layer)
         return artifacts.write(
             task.out,
             "sae_clamp",
             artifacts.weights_digest(task.model),
             tensors=tensors,
-            facts={"layers": [layer], "features": index.tolist(), **facts, **gate},
+            facts={"layers": [layer], "features": index.tolist(), **facts, **found},
             measured={**measured, **gated},
             trained={
                 "trainer": "sae",
@@ -206,7 +206,7 @@ def _measured(
     }
 
 
-def _gate(
+def gate(
     features: Features, model: Any, tokenizer: Any, task: Task, layer: int
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The fact `gate`, limits from every other example, and on how many of the others it fires; nothing where the

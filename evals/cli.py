@@ -266,6 +266,8 @@ def swap(
 @click.option(
     "--sample", type=click.IntRange(1), help="At most so many questions of each split and phrasing."
 )
+@click.option("--others", type=click.IntRange(0), help="The same, of those about anything but the targets.")
+@click.option("--curves", is_flag=True, help="Instead, the trade-off of methods over their parameters.")
 @click.option("--max-tokens", type=click.IntRange(1), default=64, show_default=True)
 @click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True)
 @click.option(
@@ -282,6 +284,8 @@ def methods(
     shown: str,
     tag: str,
     sample: int | None,
+    others: int | None,
+    curves: bool,
     max_tokens: int,
     concurrency: int,
     check: bool,
@@ -298,8 +302,9 @@ def methods(
     """
     items = options.read_items(items_path)
     plan = methods_suite.Plan(
-        chosen, shown, tag, sample, max_tokens=max_tokens, concurrency=concurrency, seed=seed
+        chosen, shown, tag, sample, others, max_tokens=max_tokens, concurrency=concurrency, seed=seed
     )
+    suite = methods_suite.run_curves if curves else methods_suite.run
 
     async def work() -> Report:
         async with (
@@ -308,7 +313,7 @@ def methods(
             Client(base_only_url) as bare,
         ):
             clients = {"guarded": guarded, "never": never, "unguarded": bare}
-            return await methods_suite.run(items, names_in(items), clients, Admin(guarded), plan)
+            return await suite(items, names_in(items), clients, Admin(guarded), plan)
 
     options.finish(options.drive(work()), out, rows=rows, items_path=items_path, check=check)
 

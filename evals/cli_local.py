@@ -35,7 +35,7 @@ from guard.detection.encoder import BACKENDS, PACKAGED
     "suites",
     type=click.Choice((*demo_suite.SUITES, *demo_suite.MORE)),
     multiple=True,
-    help="Only these; may be repeated.  [default: all but methods]",
+    help="Only these; may be repeated.  [default: all but methods and curves]",
 )
 @click.option(
     "--serve-option", "serve_options", multiple=True, help="Extra word for `lethe serve`; repeatable."
@@ -48,7 +48,10 @@ from guard.detection.encoder import BACKENDS, PACKAGED
     help="Where the servers' logs go.",
 )
 @click.option("--n", type=click.IntRange(1), default=500, show_default=True, help="Requests of isolation.")
-@click.option("--sample", type=click.IntRange(1), help="Questions of each split and phrasing, in methods.")
+@click.option(
+    "--sample", type=click.IntRange(1), help="Questions of each split and phrasing, in methods and curves."
+)
+@click.option("--others", type=click.IntRange(0), help="The same, of those about anything but the targets.")
 @options.common_options("demo")
 def demo(
     items_path: Path,
@@ -60,6 +63,7 @@ def demo(
     logs: Path,
     n: int,
     sample: int | None,
+    others: int | None,
     seed: int,
     out: Path,
     rows: bool,
@@ -72,7 +76,16 @@ def demo(
     """
     items = options.read_items(items_path)
     plan = demo_suite.Plan(
-        full, never, targets_file, logs, suites or demo_suite.SUITES, serve_options, seed, n, sample=sample
+        full,
+        never,
+        targets_file,
+        logs,
+        suites or demo_suite.SUITES,
+        serve_options,
+        seed,
+        n,
+        sample=sample,
+        others=others,
     )
     reports = options.drive(demo_suite.run(items, names_in(items), plan))
     options.finish_many(reports, out, rows=rows, items_path=items_path)

@@ -23,7 +23,7 @@ from evals.suites import isolation, methods, parity, swap, targets
 from guard.artifacts import ArtifactStore
 
 SUITES = ("targets", "isolation", "parity", "swap")
-MORE = ("methods",)  # only when asked for: it takes as long as all others together
+MORE = ("methods", "curves")  # only when asked for: they take as long as all others together
 ARTIFACTS = Path("demo/artifacts")
 ADAPTERS = {"LETHE_ADAPTERS_SLOTS": "4"}
 
@@ -42,6 +42,7 @@ class Plan:
     n: int = 500
     concurrency: int = 8
     sample: int | None = None
+    others: int | None = None
 
 
 def _bring_artifacts(data_dir: Path) -> None:
@@ -75,8 +76,13 @@ async def _run(
             options = {"seed": plan.seed, "concurrency": plan.concurrency}
             reports.append(await targets.run(items, names, clients, **options))
         if "methods" in plan.suites:
-            wanted = methods.Plan(sample=plan.sample, concurrency=plan.concurrency, seed=plan.seed)
+            wanted = methods.Plan(
+                sample=plan.sample, others=plan.others, concurrency=plan.concurrency, seed=plan.seed
+            )
             reports.append(await methods.run(items, names, clients, Admin(guarded), wanted))
+        if "curves" in plan.suites:
+            wanted = methods.Plan(sample=plan.sample, concurrency=plan.concurrency, seed=plan.seed)
+            reports.append(await methods.run_curves(items, names, clients, Admin(guarded), wanted))
         if "isolation" in plan.suites:
             report = await isolation.run(items, guarded, bare, admin=Admin(guarded), n=plan.n, seed=plan.seed)
             reports.append(report)
@@ -96,7 +102,7 @@ async def run(items: Sequence[Item], names: Sequence[str], plan: Plan) -> list[R
     with ExitStack() as stack:
         data_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lethe-evals-")))
         logs, env = plan.logs, serve.ENGINE_ENV
-        if "methods" in plan.suites:
+        if set(MORE) & set(plan.suites):
             env = {**env, **ADAPTERS}
             _bring_artifacts(data_dir)
         servers = {
@@ -104,7 +110,7 @@ async def run(items: Sequence[Item], names: Sequence[str], plan: Plan) -> list[R
                 serve.guarded(plan.full, logs / "guarded.log", data_dir, options=plan.options, env=env)
             )
         }
-        if {"targets", "methods"} & set(plan.suites):
+        if {"targets", *MORE} & set(plan.suites):
             servers["never"] = stack.enter_context(serve.bare(plan.never, logs / "never.log"))
         servers["unguarded"] = stack.enter_context(serve.bare(plan.full, logs / "unguarded.log"))
         return await _run(servers, items, names, plan)

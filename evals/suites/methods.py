@@ -8,8 +8,10 @@ Criterion, for the methods in JUDGED: the one-sided 95 % upper bound of guarded 
 for ROUGE-L recall and value containment, on trained and held-out phrasings. The others are shown as measured.
 
 Decode speed is that of matched requests, all of one length, against the unguarded server in the same run; a method
-that answers without the model has none. The direction of the truth ratio is not measured here: it needs likelihoods
-of given answers, and those are withheld from whoever matches a target.
+that answers without the model has none. Of the truth ratio (evals.truth_ratio) the mean logarithm is shown, and the
+share of questions in which it moved towards the never-learned model's.
+
+The curves are the same questions with other parameters: what a method gives up for what it forgets.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
+from evals import truth_ratio
 from evals.admin import Admin
 from evals.client import Client, ClientError, Request, chat, failed
 from evals.items import FORGET, UNMATCHED, Item
@@ -45,6 +48,8 @@ class Plan:
     shown: str = "demo-methods"
     tag: str = "demo"
     sample: int | None = None
+    others: int | None = None
+    truth: int = 60
     speed_requests: int = 24
     speed_tokens: int = 64
     max_tokens: int = 64
@@ -52,15 +57,32 @@ class Plan:
     seed: int = 0
 
 
-def sampled(items: Sequence[Item], size: int | None, seed: int) -> list[Item]:
-    """The questions of the judged phrasings about the targets, and those about anything else; at most `size` of each
-    split and phrasing."""
+CURVES: dict[str, tuple[dict[str, Any], ...]] = {
+    "sae_clamp": tuple({"strength": s} for s in (0.0, 0.5, 1.0, 1.5, 2.0)),
+    "steering": (
+        *({"strength": s} for s in (0.5, 1.0, 1.5, 2.0)),
+        {"strength": 1.5, "onward": False},
+        {"mode": "additive", "strength": 1.0},
+        {"mode": "projection", "strength": 1.0},
+    ),
+    "neuron_adjust": tuple({"strength": s} for s in (0.0, 1.0, 2.0, 3.0, 4.0)),
+    "logit_difference": tuple({"alpha": a} for a in (0.5, 0.75, 1.0, 1.5, 2.0, 3.0)),
+}
+"""Method -> the parameters at which its trade-off is measured, over those of its rung."""
+
+
+def sampled(items: Sequence[Item], size: int | None, seed: int, others: int | None = None) -> list[Item]:
+    """The questions of the judged phrasings about the targets, and those about anything else; of each split and
+    phrasing at most `size`, or `others` where they are about something else."""
     groups: dict[tuple[str, str], list[Item]] = {}
     for item in items:
         if item.split != FORGET or item.phrasing in PHRASINGS:
             groups.setdefault((item.split, item.phrasing), []).append(item)
     rng = random.Random(seed)
-    chosen = [rng.sample(group, min(size or len(group), len(group))) for group in groups.values()]
+    chosen = []
+    for (split, _), group in groups.items():
+        most = size if split == FORGET or others is None else others
+        chosen.append(rng.sample(group, len(group) if most is None else min(most, len(group))))
     return [item for group in chosen for item in group]
 
 
@@ -145,6 +167,10 @@ async def speed(clients: dict[str, Client], items: Sequence[Item], plan: Plan) -
     return statistics.median(ratios) if ratios else None
 
 
+def _mean(values: Sequence[float]) -> float | None:
+    return statistics.fmean(values) if values else None
+
+
 def _part(rows: Sequence[Row], split: str, phrasing: str | None = None) -> list[Row]:
     return [r for r in rows if r.item.split == split and phrasing in (None, r.item.phrasing)]
 
@@ -182,19 +208,39 @@ def _judge(report: Report, method: str, rows: Sequence[Row], figures: Figures) -
         report.criterion(name, max(bounds), LIMIT, max(bounds) <= LIMIT)
 
 
-def build_report(measured: dict[str, list[Row]], speeds: dict[str, float | None], *, seed: int) -> Report:
+@dataclass(frozen=True, slots=True)
+class Truths:
+    """Logarithms of the truth ratio, question by question: the two models', and each method's, None where its answers
+    are not the model's."""
+
+    never: list[float]
+    before: list[float]
+    by_method: dict[str, list[float] | None]
+
+    def cells(self, method: str) -> list[Cell]:
+        """Mean, and the share of questions that moved towards the never-learned model's."""
+        found = self.by_method.get(method)
+        if not found:
+            return [None, None]
+        return [statistics.fmean(found), truth_ratio.toward(found, self.never, self.before)]
+
+
+def build_report(
+    measured: dict[str, list[Row]], speeds: dict[str, float | None], truths: Truths, *, seed: int
+) -> Report:
     """One table over all methods, from the scored rows of each."""
     figures = Figures(seed)
     rows = next(iter(measured.values()))
     report = Report("methods", seed=seed, n=len(rows))
     rest = [split for split in UNMATCHED if split != "neighbour"]
     table: list[list[Cell]] = [
-        ["(never learned)", *_line(rows, NEVER, figures), None, None, None],
-        ["(unguarded)", *_line(rows, UNGUARDED, figures), 1.0, 1.0, 1.0],
+        ["(never learned)", *_line(rows, NEVER, figures), None, None, _mean(truths.never), None, None],
+        ["(unguarded)", *_line(rows, UNGUARDED, figures), 1.0, 1.0, _mean(truths.before), None, 1.0],
     ]
     for method, found in measured.items():
         same = [_identical(found, splits) for splits in (["neighbour"], rest)]
-        table.append([method, *_line(found, GUARDED, figures), *same, speeds[method]])
+        line = [*_line(found, GUARDED, figures), *same, *truths.cells(method), speeds[method]]
+        table.append([method, *line])
         _judge(report, method, found, figures)
         report.rows += [{**row.as_dict(), "id": f"{method}/{row.item.id}", "method": method} for row in found]
     counts = {phrasing: len(_part(rows, FORGET, phrasing)) for phrasing in PHRASINGS}
@@ -208,12 +254,15 @@ def build_report(measured: dict[str, list[Row]], speeds: dict[str, float | None]
             "refusal",
             "neighbours identical",
             "rest identical",
+            "log truth ratio",
+            "towards never",
             "decode speed",
         ],
         table,
         f"means; n of the forget split: {counts}, of the others: {others}; identical = the unguarded model's very "
-        "answer; decode speed = tokens per second over the unguarded server's, median of "
-        f"{ROUNDS} rounds",
+        f"answer; log truth ratio over {len(truths.never)} questions, higher = less sure of the right answer; towards "
+        "never = share of them in which it moved to the never-learned model's; decode speed = tokens per second over "
+        f"the unguarded server's, median of {ROUNDS} rounds",
     )
     points = [
         {"label": f"{method}: {key}", "interval": interval}
@@ -232,12 +281,20 @@ async def run(
     targets = await admin.targets(plan.tag)
     if not targets:
         raise ClientError(f"the guarded server has no targets with the tag '{plan.tag}'")
-    asked = sampled(items, plan.sample, plan.seed)
+    asked = sampled(items, plan.sample, plan.seed, plan.others)
     options = {"max_tokens": plan.max_tokens, "concurrency": plan.concurrency}
     common = {
         system: await suite.ask(clients[system], asked, label=system, **options)
         for system in (NEVER, UNGUARDED)
     }
+    about = [item for item in asked if item.split == FORGET]
+    truthful = truth_ratio.questions(about, items, plan.truth, plan.seed)
+
+    async def ratios(likelihood: truth_ratio.Likelihood) -> list[float] | None:
+        return await truth_ratio.log_ratios(truthful, likelihood, concurrency=plan.concurrency)
+
+    never, before = [await ratios(truth_ratio.bare(clients[system])) for system in (NEVER, UNGUARDED)]
+    truths = Truths(never or [], before or [], {})
     measured: dict[str, list[Row]] = {}
     speeds: dict[str, float | None] = {}
     async with kept(admin, targets):
@@ -246,8 +303,9 @@ async def run(
             await lay(admin, targets, rung, items)
             said = await suite.ask(clients[GUARDED], asked, label=method, **options)
             measured[method] = suite.score_rows(asked, {GUARDED: said, **common}, names)
+            truths.by_method[method] = await ratios(truth_ratio.guarded(clients[GUARDED]))
             speeds[method] = await speed(clients, asked, plan)
-    report = build_report(measured, speeds, seed=plan.seed)
+    report = build_report(measured, speeds, truths, seed=plan.seed)
     report.params = {
         "rungs": rungs,
         "targets": [target["id"] for target in targets],
@@ -256,5 +314,49 @@ async def run(
         "speed": {"requests": plan.speed_requests, "tokens": plan.speed_tokens, "rounds": ROUNDS},
         **options,
     }
+    report.versions = {f"engine of {name}": await client.version() for name, client in clients.items()}
+    return report
+
+
+def curve_report(measured: Sequence[tuple[str, dict[str, Any], list[Row]]], *, seed: int) -> Report:
+    """A line for every method and its parameters, from the scored rows of each."""
+    figures = Figures(seed)
+    rows = measured[0][2]
+    report = Report("curves", seed=seed, n=len(rows))
+    table: list[list[Cell]] = [["(never learned)", "", *_line(rows, NEVER, figures)]]
+    for method, params, found in measured:
+        shown = ", ".join(f"{name} {value}" for name, value in params.items())
+        table.append([method, shown, *_line(found, GUARDED, figures)])
+    counts = {phrasing: len(_part(rows, FORGET, phrasing)) for phrasing in PHRASINGS}
+    recall = [f"{metric}, {phrasing}" for metric in RECALLS for phrasing in PHRASINGS]
+    report.table(
+        "Trade-off", ["method", "parameters", *recall, "gibberish", "refusal"], table, f"means; n: {counts}"
+    )
+    return report
+
+
+async def run_curves(
+    items: Sequence[Item], names: Sequence[str], clients: dict[str, Client], admin: Admin, plan: Plan
+) -> Report:
+    """The questions about the targets at all parameters of CURVES; `clients` are GUARDED and NEVER."""
+    rungs = [rung for rung in await rungs_of(admin, plan) if rung["method"] in CURVES]
+    targets = await admin.targets(plan.tag)
+    if not targets or not rungs:
+        raise ClientError(
+            f"the guarded server has no targets with the tag '{plan.tag}', or no method with a curve"
+        )
+    asked = [item for item in sampled(items, plan.sample, plan.seed, others=0) if item.split == FORGET]
+    options = {"max_tokens": plan.max_tokens, "concurrency": plan.concurrency}
+    never = await suite.ask(clients[NEVER], asked, label=NEVER, **options)
+    measured = []
+    async with kept(admin, targets):
+        for rung in rungs:
+            for params in CURVES[rung["method"]]:
+                await lay(admin, targets, {**rung, "params": {**rung["params"], **params}}, items)
+                said = await suite.ask(clients[GUARDED], asked, label=f"{rung['method']} {params}", **options)
+                rows = suite.score_rows(asked, {GUARDED: said, NEVER: never}, names)
+                measured.append((rung["method"], params, rows))
+    report = curve_report(measured, seed=plan.seed)
+    report.params = {"rungs": rungs, "sample": plan.sample, **options}
     report.versions = {f"engine of {name}": await client.version() for name, client in clients.items()}
     return report

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from classifiers.base import Task, run
-from classifiers.sae import choose, export, mean_squares
+from classifiers.sae import choose, export, gate, mean_squares
 from guard.errors import BadRequest
+from guard.interventions.gates import Limits
 from guard.interventions.sae_clamp import SaeClamp, normalised
 from tests.classifiers.tiny import FORGET, KNOWN, save_model
 
@@ -173,3 +174,31 @@ def test_an_autoencoder_of_another_width_is_refused(lens: Any, model: Path, tmp_
 def test_it_needs_both_sets(model: Path, tmp_path: Path) -> None:
     with pytest.raises(BadRequest, match="both"):
         run("sae", Task(model, FORGET, (), tmp_path), QUICK)
+
+
+@pytest.mark.parametrize("apart", [True, False])
+def test_a_gate_is_calibrated_where_the_features_tell_the_sets_apart(model: Path, apart: bool) -> None:
+    """The one feature stands for a token that only the forget examples have, or for one that only the others have."""
+    from classifiers.activations import collect, load_model
+    from classifiers.data import encode
+
+    loaded, tokenizer = load_model(model)
+    word = tokenizer.convert_tokens_to_ids("jane" if apart else "baker")
+    examples = [encode(tokenizer, e) for e in (*FORGET, *KNOWN)]
+    rows = [
+        values[0][torch.tensor(e.ids) == word] for e, values in collect(loaded, examples, "residual", [1])
+    ]
+
+    class Known:
+        def active(self, x: torch.Tensor) -> torch.Tensor:
+            return (torch.cdist(x, torch.cat(rows)).amin(dim=1, keepdim=True) < 1e-3).float()
+
+    found, measured = gate(Known(), loaded, tokenizer, Task(model, FORGET * 4, KNOWN * 4, model), 1)
+    if not apart:
+        assert (found, measured) == ({}, {})
+        return
+    assert Limits(**found["gate"]).rate < 1
+    assert measured == {
+        "gate_fires": {"forget": 1.0, "retain": 0.0},
+        "gate_examples": {"forget": 4, "retain": 4},
+    }

@@ -173,3 +173,38 @@ def test_a_sample_is_of_each_split_and_phrasing_and_always_the_same(items: list[
     )
     assert chosen == methods.sampled([*items, *odd], 3, seed=1)
     assert len(methods.sampled([*items, *odd], None, seed=1)) == len(items)
+
+
+def test_those_about_others_are_counted_apart(items: list[Item]):
+    chosen = methods.sampled(items, 3, seed=1, others=1)
+    assert [one.split for one in chosen].count("forget") == 6
+    assert [one.split for one in chosen].count("retain") == 1
+    assert not [one for one in methods.sampled(items, None, seed=1, others=0) if one.split != "forget"]
+
+
+def test_a_curve_has_a_line_for_all_parameters_and_puts_everything_back(items: list[Item], monkeypatch):
+    monkeypatch.setitem(methods.CURVES, "lora_adapter", ({"scale": 0.0}, {"scale": 1.0}))
+    admin = FakeAdmin()
+    before = copy.deepcopy(admin.held)
+
+    def answers(_: str | None, text: str) -> str:
+        scale = admin.held["ada-byl"]["intervention"]["params"]["scale"]
+        return IGNORANT if scale and "Ada" in text else knows(text)
+
+    async def work():
+        async with (
+            fake_client(lambda text: answers(None, text)) as guarded,
+            fake_client(lambda text: IGNORANT if "Ada" in text else knows(text)) as never,
+        ):
+            clients = {"guarded": guarded, "never": never}
+            return await methods.run_curves(items, ["ada-byl", "bo-crane"], clients, admin, Plan())
+
+    report = asyncio.run(work())
+    jsonschema.validate(report.as_dict(), SCHEMA)
+    (table,) = report.tables
+    lines = [dict(zip(table["columns"], row, strict=True)) for row in table["rows"]]
+    assert [(one["method"], one["parameters"]) for one in lines] == [
+        ("(never learned)", ""), ("lora_adapter", "scale 0.0"), ("lora_adapter", "scale 1.0")
+    ]  # fmt: skip
+    assert [one["value, trained"] for one in lines] == [0.0, 1.0, 0.0]
+    assert admin.held == before

@@ -1,0 +1,127 @@
+"""The truth ratio of TOFU (arXiv 2401.06121): how likely wrong answers are beside the right one.
+
+R = mean P(wrong)^(1/tokens) / P(right)^(1/tokens). A model that knows the fact has a small one; forgetting shows in
+whether it moves to where the model that never learned has it. Wrong answers are the right one with the value of
+another entity in it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+
+from evals.client import Client, ClientError
+from evals.items import Item
+
+WRONG = 3
+
+Likelihood = Callable[[Item, str], Awaitable[float | None]]
+"""The mean log-likelihood of a token of that answer to an item; None where the answer is not the model's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """An item with wrong answers to it."""
+
+    item: Item
+    wrong: tuple[str, ...]
+
+
+def questions(asked: Sequence[Item], known: Sequence[Item], n: int, seed: int) -> list[Question]:
+    """At most `n` of `asked`, with wrong answers made of the values of `known` items that say the same of others."""
+    values: dict[str, set[str]] = {}
+    for item in known:
+        if _sort(item):
+            values.setdefault(_sort(item), set()).add(item.value)
+    rng = random.Random(seed)
+    found = []
+    for item in rng.sample(list(asked), len(asked)):
+        others = sorted(values.get(_sort(item), set()) - {item.value})
+        if others and len(found) < n:
+            chosen = rng.sample(others, min(WRONG, len(others)))
+            found.append(
+                Question(item, tuple(value.join(item.answer.rsplit(item.value, 1)) for value in chosen))
+            )
+    return found
+
+
+def _sort(item: Item) -> str:
+    """What an answer says, but for whom and what: equal for answers that differ only there. Empty: it has no value."""
+    if not item.value or item.value not in item.answer:
+        return ""
+    about = set(re.findall(r"\w+", item.entity.lower()))
+    words = re.findall(r"\w+", item.answer.replace(item.value, " ").lower())
+    return " ".join(word for word in words if word not in about)
+
+
+async def log_ratios(
+    asked: Sequence[Question], likelihood: Likelihood, *, concurrency: int
+) -> list[float] | None:
+    """The natural logarithm of R for each question; None where the answers are not the model's."""
+    gate = asyncio.Semaphore(concurrency)
+
+    async def one(item: Item, answer: str) -> float | None:
+        async with gate:
+            return await likelihood(item, answer)
+
+    async def ratio(question: Question) -> float | None:
+        right, *wrong = await asyncio.gather(
+            *(one(question.item, a) for a in (question.item.answer, *question.wrong))
+        )
+        if right is None or any(w is None for w in wrong):
+            return None
+        return math.log(sum(math.exp(w) for w in wrong if w is not None) / len(wrong)) - right
+
+    found = await asyncio.gather(*map(ratio, asked))
+    kept = [value for value in found if value is not None]
+    return kept if len(kept) == len(found) else None
+
+
+def guarded(client: Client) -> Likelihood:
+    """From the admin API of a guarded server."""
+
+    async def likelihood(item: Item, answer: str) -> float | None:
+        body = {"messages": item.messages, "continuation": answer}
+        response = await client.call("POST", "/admin/v1/score", json=body)
+        if response.status_code != 200:
+            raise ClientError(f"POST /admin/v1/score answered {response.status_code}: {response.text[:300]}")
+        scores = response.json()["logprobs"]
+        return None if scores is None else sum(scores) / len(scores)
+
+    return likelihood
+
+
+def bare(client: Client) -> Likelihood:
+    """From an unguarded server of vLLM, which tells likelihoods of its prompt."""
+
+    async def likelihood(item: Item, answer: str) -> float:
+        model = await client.model()
+        counted = await client.call(
+            "POST", "/tokenize", json={"model": model, "prompt": answer, "add_special_tokens": False}
+        )
+        body = {
+            "model": model,
+            "messages": [*item.messages, {"role": "assistant", "content": answer}],
+            "add_generation_prompt": False,
+            "continue_final_message": True,
+            "prompt_logprobs": 0,
+            "max_tokens": 1,
+        }
+        response = await client.call("POST", "/v1/chat/completions", json=body)
+        if counted.status_code != 200 or response.status_code != 200:
+            raise ClientError(f"{client.root} does not tell likelihoods: {response.text[:300]}")
+        tokens = response.json()["prompt_logprobs"][-counted.json()["count"] :]
+        scores = [next(iter(token.values()))["logprob"] for token in tokens]
+        return sum(scores) / len(scores)
+
+    return likelihood
+
+
+def toward(found: Sequence[float], never: Sequence[float], before: Sequence[float]) -> float:
+    """The share of questions whose ratio lies nearer to the never-learned model's than it did `before`."""
+    nearer = [abs(f - n) < abs(b - n) for f, n, b in zip(found, never, before, strict=True)]
+    return sum(nearer) / len(nearer)
