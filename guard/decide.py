@@ -10,13 +10,14 @@ together, each method once, for all its targets.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
 from typing import Protocol
 
 from guard import interventions
 from guard.targets import TargetSpec
+from guard.turns import located
 from guard.types import Chosen, Decision, Detection, Evidence, Match, Message, Prompt, Reply, Rung, Span
 
 STRICTEST = ("error", "content_filter", "natural")
@@ -69,7 +70,7 @@ def _matches(
     where = _locate(text, messages)
     for target_id, group in groupby(ordered, key=lambda d: d.target_id):
         found = list(group)
-        spans = _precise(found)
+        spans = precise(found)
         yield Match(
             target_id=target_id,
             target_version=targets[target_id].version,
@@ -82,28 +83,29 @@ def _matches(
         )
 
 
-def _precise(found: list[Detection]) -> tuple[Span, ...]:
-    """The names where a name was found, else the windows: the name is what the model must not read."""
-    named = [d for d in found if d.detector == "lexical" and d.spans]
-    spans = {(s.start, s.end): s for d in named or found for s in d.spans}
+def precise(found: Sequence[Detection]) -> tuple[Span, ...]:
+    """Where a target shows in the prompt: its names, and the windows that matched without any of them. A name is
+    what the model must not read; the rest of the window around it says what the client wants to know."""
+    named = [span for d in found if d.detector == "lexical" for span in d.spans]
+    unnamed = [span for d in found for span in d.spans if not any(_meet(span, n) for n in named)]
+    spans = {(span.start, span.end): span for span in (*named, *unnamed)}
     return tuple(spans[key] for key in sorted(spans))
 
 
+def _meet(one: Span, other: Span) -> bool:
+    return one.start < other.end and other.start < one.end
+
+
 def _locate(text: str, messages: tuple[Message, ...]) -> list[tuple[int, int, int]]:
-    """(start, end, message index) of every message that stands in the rendered text, in order."""
-    found, cursor = [], 0
-    for i, message in enumerate(messages):
-        content = message.text.strip()
-        start = text.find(content, cursor) if content else -1
-        if start >= 0:
-            cursor = start + len(content)
-            found.append((start - (len(message.text) - len(message.text.lstrip())), cursor, i))
-    return found
+    """(start, end, message index) of every message that stands in the prompt, as if nothing had been stripped
+    from it."""
+    blanks = [len(message.text) - len(message.text.lstrip()) for message in messages]
+    return [(start - blanks[i], end, i) for start, end, i in located(text, messages)]
 
 
 def _evidence(span: Span, where: list[tuple[int, int, int]]) -> Evidence:
     for start, end, index in where:
-        if span.start < end and start < span.end:
+        if _meet(span, Span(start, end)):
             return Evidence(index, max(span.start - start, 0), min(span.end, end) - start)
     return Evidence(None, span.start, span.end)
 

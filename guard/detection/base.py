@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from guard.detection.conversation import Form as JoinedForm
+from guard.detection.conversation import Joined, resolved
 from guard.detection.decode import Form as DecodedForm
 from guard.detection.decode import Hidden, hidden
 from guard.detection.encoder import Encoder
@@ -90,17 +92,19 @@ class CompiledTarget:
 
 @dataclass(frozen=True)
 class Piece:
-    """A text to judge: the prompt's own text, a `decoded` one inside it, or, `aside`, one that has no place in
-    the prompt."""
+    """A text to judge: the prompt's own text, a `decoded` one inside it, one `joined` from parts of it, or,
+    `aside`, one that has no place in the prompt."""
 
     text: str
     decoded: Hidden | None = None
     aside: bool = False
+    joined: Joined | None = None
 
     @property
-    def form(self) -> DecodedForm:
-        """What decoding says of it (guard.detection.decode.Hidden)."""
-        return self.decoded.form if self.decoded else "text"
+    def form(self) -> DecodedForm | JoinedForm:
+        """What decoding or joining says of it (decode.Hidden, conversation.Joined)."""
+        made = self.decoded or self.joined
+        return made.form if made else "text"
 
     @cached_property
     def folded(self) -> Folded:
@@ -110,7 +114,15 @@ class Piece:
         """Where characters [start, end) of this piece lie in the prompt's text."""
         if self.aside:
             return ()
+        if self.joined:
+            return self.joined.spans(start, end)
         return (self.decoded.span(start, end) if self.decoded else Span(start, end),)
+
+    def windows(self, max_chars: int) -> tuple[Window, ...]:
+        """The pieces of it that are judged by their meaning."""
+        if self.joined is None:
+            return windows(self.text, max_chars=max_chars)
+        return tuple(Window(self.text[span.start : span.end], span) for span in self.joined.windows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,17 +160,17 @@ class Reading:
         self._encoder = encoder
         self._index = index
         self._until = until
-        self.pieces = tuple(pieces(prompt))
+        self._limit = min(WINDOW_CHARS, encoder.max_tokens - 6)
+        self.pieces = tuple(pieces(prompt, self._limit))
 
     @cached_property
     def windows(self) -> tuple[tuple[int, Window], ...]:
         """(index of the piece, window): every word of every piece of text is in some window."""
-        limit = min(WINDOW_CHARS, self._encoder.max_tokens - 6)
         return tuple(
             (i, window)
             for i, piece in enumerate(self.pieces)
             if piece.form == "text"
-            for window in windows(piece.text, max_chars=limit)
+            for window in piece.windows(self._limit)
         )
 
     @cached_property
@@ -180,13 +192,15 @@ class Reading:
         return self.pieces[piece].spans(found.span.start, found.span.end)
 
 
-def pieces(prompt: Prompt) -> Iterable[Piece]:
-    """The prompt's text, what is encoded inside it, then the asides and what is encoded inside those."""
+def pieces(prompt: Prompt, max_chars: int = WINDOW_CHARS) -> Iterable[Piece]:
+    """The prompt's text, what is encoded inside it, the asides and what is encoded inside those, then what is
+    put together from several turns."""
     for text, aside in ((prompt.text, False), *((aside, True) for aside in prompt.asides)):
         if text:
             yield Piece(text, aside=aside)
             for found in hidden(neutralise(text)):  # the bars of a template's markers are no letters
                 yield Piece(found.text, found, aside)
+    yield from (Piece(joined.text, joined=joined) for joined in resolved(prompt, max_chars))
 
 
 class Detector(Protocol):

@@ -63,7 +63,11 @@ class Lexical:
                 loose = piece.form == "letters" and length >= _LOOSE
                 if not loose and not bounded(folded.text, start, end):
                     continue
+                if piece.form == "name" and (start, last + 1) != (0, len(folded.text)):
+                    continue
                 span = folded.span(start, end)
+                if piece.joined and piece.form == "text" and len(piece.spans(span.start, span.end)) < 2:
+                    continue  # found where it stands in the prompt
                 for target, score in owners:
                     if target.target_id in reading.active and self._finders.holds(target):
                         hits.setdefault(target.target_id, []).append(_Hit(at, span, score))

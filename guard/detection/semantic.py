@@ -33,7 +33,17 @@ class Semantic:
 
 def spans_of(reading: Reading, fired: np.ndarray, scores: np.ndarray, limit: int = 16) -> tuple[Span, ...]:
     """Where the windows `fired` lie, the best `limit` of them, in order; smaller windows stand for larger
-    ones."""
+    ones. A window over several turns lies in several places."""
     best = sorted(fired, key=lambda i: -scores[i])[:limit]
-    spans = sorted({span for i in best for span in reading.spans(int(i))}, key=lambda s: (s.start, s.end))
-    return tuple(s for s in spans if not any(s != o and s.start <= o.start and o.end <= s.end for o in spans))
+    places = {places for i in best if (places := reading.spans(int(i)))}
+    kept = {span for one in places for span in one if not any(_less(other, one) for other in places)}
+    return tuple(sorted(kept, key=lambda span: (span.start, span.end)))
+
+
+def _less(one: Sequence[Span], other: Sequence[Span]) -> bool:
+    """Whether all of `one` lies in `other`, and something of `other` outside of `one`."""
+    return _inside(one, other) and not _inside(other, one)
+
+
+def _inside(inner: Sequence[Span], outer: Sequence[Span]) -> bool:
+    return all(any(o.start <= i.start and i.end <= o.end for o in outer) for i in inner)
