@@ -2,7 +2,8 @@
 
 Both engines run the same prompts in processes of their own, one block after the other, the order of the two
 alternating; a ratio belongs to one pair of blocks. A share of the requests of the guarded engine is edited at
-one site.
+one site, or observed by an activation gate that stays quiet. Adapters have a guarded engine of their own: one that can
+run them costs more also where none runs.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from guard.artifacts import Artifact, weights_digest, write
 from guard.interventions import check_params, load
 from guard.metrics.bootstrap import mean_interval
 from guard.targets import TargetSpec
-from guard.types import Edit
+from guard.types import Edit, Watch
 
 ROOT = Path(__file__).parents[1]
 SHARES = (0.1, 1.0)
@@ -36,13 +37,14 @@ SEED = "00112233445566ff"
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """`requests` of `prompt` tokens that each answer `tokens`; the first `edited` of them with `edits`."""
+    """`requests` of `prompt` tokens that each answer `tokens`; the first `edited` of them with `edits` or `watches`."""
 
     requests: int
     prompt: int
     tokens: int
     edited: int = 0
     edits: tuple[Edit, ...] = ()
+    watches: tuple[Watch, ...] = ()
 
 
 SITES = {
@@ -52,6 +54,9 @@ SITES = {
     "logits": ("token_penalty", None),
 }
 """Site -> the method that stands for it, and whether it acts behind a layer."""
+RANK = 8  # of the adapter, on every linear layer
+FEATURES = 20  # of the gate
+_QUIET = {"window": 32, "rate": 2.0, "drift": 0.5, "cusum": 1e9}
 
 
 def edits_at(site: str, prompt: int, artifacts: Mapping[str, Artifact]) -> tuple[Edit, ...]:
@@ -89,6 +94,15 @@ def make_artifacts(model: Path, out: Path) -> dict[str, Artifact]:
             {f"{layer}.index": chosen, f"{layer}.forget": gaussians[0], f"{layer}.retain": gaussians[1]},
         ),
     }
+    made["sae_clamp"] = (
+        {"layers": [layer], "normalisation": "none", "gate": _QUIET},
+        {
+            "encoder": torch.randn(width, FEATURES, generator=generator),
+            "bias": torch.zeros(FEATURES),
+            "threshold": torch.zeros(FEATURES),
+            "decoder": torch.randn(FEATURES, width, generator=generator),
+        },
+    )
     found = {
         name: write(out / name, name, base, tensors=tensors, facts=facts)
         for name, (facts, tensors) in made.items()
@@ -108,6 +122,25 @@ def make_artifacts(model: Path, out: Path) -> dict[str, Artifact]:
     }
 
 
+def make_adapter(model: Path, out: Path) -> dict[str, Artifact]:
+    """An adapter of small random numbers on every linear layer."""
+    import torch
+
+    from classifiers.adapter import write_peft
+    from guard.interventions.lora_adapter import shapes
+
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for name, shape in shapes(model).items():
+        if name.endswith("_proj.weight"):
+            layer = f"base_model.model.{name.removesuffix('.weight')}"
+            tensors[f"{layer}.lora_A.weight"] = torch.randn(RANK, shape[1], generator=generator) / shape[1]
+            tensors[f"{layer}.lora_B.weight"] = torch.randn(shape[0], RANK, generator=generator) / RANK
+    modules = sorted({name.split(".")[-3] for name in tensors})
+    write_peft(out / "lora_adapter", tensors, rank=RANK, scaling=1.0, modules=modules)
+    return {"lora_adapter": write(out / "lora_adapter", "lora_adapter", weights_digest(model))}
+
+
 def make_model(shape: Path, out: Path) -> Path:
     """A model of that configuration with random weights, beside the demo model's tokenizer."""
     import torch
@@ -123,55 +156,68 @@ def make_model(shape: Path, out: Path) -> Path:
     return out
 
 
-def _engine(pipe: Connection, model: str, guarded: bool, artifacts: Mapping[str, str]) -> None:
+def _engine(
+    pipe: Connection, model: str, guarded: bool, adapters: bool, artifacts: Mapping[str, str]
+) -> None:
     """The child: builds one engine, then runs the blocks it is sent and answers with their seconds."""
     os.environ.update(VLLM_ENABLE_V1_MULTIPROCESSING="0", VLLM_LOGGING_LEVEL="WARNING")
     from guard.engine import launch
 
     launch.pin_environment()
     from vllm.engine.arg_utils import EngineArgs
+    from vllm.lora.request import LoRARequest
     from vllm.sampling_params import SamplingParams
     from vllm.utils.argparse_utils import FlexibleArgumentParser
     from vllm.v1.engine.llm_engine import LLMEngine
 
     from guard.engine.edits import KEY, Order, to_wire
+    from guard.interventions.lora_adapter import adapter_id
 
     argv = ["--model", model, "--dtype", "float32", "--max-model-len", "1024", "--skip-tokenizer-init",
             "--no-enable-prefix-caching", "--enforce-eager", "--kv-cache-memory-bytes", str(1 << 30)]  # fmt: skip
+    argv = [*argv, "--enable-lora", "--max-loras", "4", "--max-lora-rank", str(RANK)] if adapters else argv
     argv = launch.guarded_args(argv) if guarded else argv
     args = EngineArgs.add_cli_args(FlexibleArgumentParser()).parse_args(argv)
     engine = LLMEngine.from_engine_args(EngineArgs.from_cli_args(args))
-    for digest, folder in artifacts.items() if guarded else ():
+    loras = {}
+    for digest, folder in artifacts.items():
         (reason,) = engine.collective_rpc("lethe_load", args=(digest, folder))
         if reason:
             raise SystemExit(reason)
+        if adapters:
+            loras[digest] = LoRARequest(digest, adapter_id(digest), folder)
+            engine.add_lora(loras[digest])
     pipe.send("ready")
     names = iter(range(1 << 30))
     while (block := pipe.recv()) is not None:
         for i in range(block.requests):
             name = str(next(names))
-            extra = {KEY: to_wire(Order(name, name, block.edits))} if i < block.edited else None
+            order = Order(name, name, block.edits, block.watches)
+            extra = {KEY: to_wire(order)} if i < block.edited else None
+            lora = next((loras[e.table] for e in block.edits if e.table in loras), None) if extra else None
             params = SamplingParams(
                 temperature=0.0, max_tokens=block.tokens, ignore_eos=True, detokenize=False, extra_args=extra
             )
             ids = [5 + (i * 7919 + j * j * 31 + j) % 1900 for j in range(block.prompt)]
-            engine.add_request(name, {"type": "token", "prompt_token_ids": ids}, params)
+            engine.add_request(name, {"type": "token", "prompt_token_ids": ids}, params, lora_request=lora)
         started = time.perf_counter()
         while engine.has_unfinished_requests():
             engine.step()
         seconds = time.perf_counter() - started
         records = engine.collective_rpc("lethe_drain")[0] if guarded else []
-        done = sum(1 for _, _, counts, error in records if counts and error is None)
+        done = sum(1 for _, _, _, error, sighting, _ in records if error is None and sighting is None)
         pipe.send((seconds, done))
 
 
 @contextmanager
-def engine(model: Path, guarded: bool, artifacts: Mapping[str, Artifact]) -> Iterator[Connection]:
+def engine(
+    model: Path, guarded: bool, artifacts: Mapping[str, Artifact], *, adapters: bool = False
+) -> Iterator[Connection]:
     """A running engine in a process of its own; send it blocks."""
     spawn = multiprocessing.get_context("spawn")
     here, there = spawn.Pipe()
     folders = {artifact.digest: str(artifact.folder) for artifact in artifacts.values()}
-    child = spawn.Process(target=_engine, args=(there, str(model), guarded, folders))
+    child = spawn.Process(target=_engine, args=(there, str(model), guarded, adapters, folders))
     child.start()
     there.close()
     try:
@@ -203,22 +249,46 @@ def ratios(bare: Connection, guarded: Connection, plain: Block, edited: Block, r
     return found
 
 
-def measure(model: Path, artifacts: Mapping[str, Artifact], block: Block, rounds: int) -> dict[str, Any]:
-    """The ratio of throughputs with nothing edited, and for each site and share of edited requests."""
-    report: dict[str, Any] = {}
-    cases = [("nothing edited", 0, ())]
+def cases(block: Block, artifacts: Mapping[str, Artifact]) -> Iterator[tuple[str, Block]]:
+    """What is measured: nothing edited, each site by the share of edited requests, and the gate over all."""
+    yield "nothing edited", block
     for site in SITES:
+        edits = edits_at(site, block.prompt, artifacts)
         for share in SHARES:
-            edits = edits_at(site, block.prompt, artifacts)
-            cases.append((f"{site}, {share:.0%} edited", round(share * block.requests), edits))
-    with engine(model, False, {}) as bare, engine(model, True, artifacts) as guarded:
-        for label, count, edits in cases:
-            edited = replace(block, edited=count, edits=edits)
-            interval = mean_interval(ratios(bare, guarded, block, edited, rounds))
-            assert interval is not None
-            report[label] = interval.as_dict()
-            click.echo(f"{label}: {interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
-                       f" of bare throughput, {interval.n} paired rounds")  # fmt: skip
+            yield (
+                f"{site}, {share:.0%} edited",
+                replace(block, edited=round(share * block.requests), edits=edits),
+            )
+    gate = artifacts["sae_clamp"]
+    watch = Watch("", "sae_clamp", gate.manifest.facts["layers"][0], gate.digest)
+    yield "gate, 100% observed", replace(block, edited=block.requests, watches=(watch,))
+
+
+def adapter_cases(block: Block, artifacts: Mapping[str, Artifact]) -> Iterator[tuple[str, Block]]:
+    """The same of an engine that can run adapters."""
+    digest = artifacts["lora_adapter"].digest
+    params = {"artifact": digest, "scale": 1.0}
+    edit = Edit("adapter", "lora_adapter", tuple(range(block.prompt)), SEED, params, None, True, digest)
+    yield "adapters on, nothing edited", block
+    for share in SHARES:
+        yield (
+            f"adapter, {share:.0%} edited",
+            replace(block, edited=round(share * block.requests), edits=(edit,)),
+        )
+
+
+def measure(
+    bare: Connection, guarded: Connection, wanted: Iterator[tuple[str, Block]], rounds: int
+) -> dict[str, Any]:
+    """The ratio of throughputs of each case."""
+    report: dict[str, Any] = {}
+    for label, edited in wanted:
+        plain = replace(edited, edited=0, edits=(), watches=())
+        interval = mean_interval(ratios(bare, guarded, plain, edited, rounds))
+        assert interval is not None
+        report[label] = interval.as_dict()
+        click.echo(f"{label}: {interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
+                   f" of bare throughput, {interval.n} paired rounds")  # fmt: skip
     return report
 
 
@@ -241,9 +311,13 @@ def sites(shape: str, requests: int, prompt: int, tokens: int, rounds: int, out:
             model = ROOT / "demo" / "models" / "full"
         else:
             model = make_model(ROOT / "benchmarks" / "shapes" / f"{shape}.json", made)
-        found = measure(
-            model, make_artifacts(model, Path(folder) / "artifacts"), Block(requests, prompt, tokens), rounds
-        )
+        made_of, adapter = make_artifacts(model, made.parent / "artifacts"), make_adapter(model, made.parent)
+        block = Block(requests, prompt, tokens)
+        with engine(model, False, {}) as bare:
+            with engine(model, True, made_of) as guarded:
+                found = measure(bare, guarded, cases(block, made_of), rounds)
+            with engine(model, True, adapter, adapters=True) as guarded:
+                found |= measure(bare, guarded, adapter_cases(block, adapter), rounds)
     load = {"requests": requests, "prompt": prompt, "tokens": tokens, "rounds": rounds}
     report = {"shape": shape, "load": load, "machine": platform.processor(), "throughput": found}
     out.parent.mkdir(exist_ok=True)
