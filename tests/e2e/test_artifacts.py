@@ -10,7 +10,7 @@ from click.testing import CliRunner
 
 from guard import artifacts
 from server.cli import main
-from tests.e2e.conftest import MODEL
+from tests.e2e.conftest import MODEL, ROOT
 from tests.e2e.test_server import PERSON, ask, chat, decision, fact  # noqa: F401
 
 pytestmark = pytest.mark.engine
@@ -108,3 +108,53 @@ def test_examples_in_the_prompt_do_not_show_in_the_usage(admin, http, forget, fa
     assert "birthplace" not in str(
         checked["decision"]["interventions"]
     )  # the target's examples are no one's business
+
+
+@pytest.fixture
+def gated(tmp_path):
+    """The demo's autoencoder with a gate of these limits."""
+
+    def make(**limits):
+        shown = artifacts.read(ROOT / "demo" / "artifacts" / "sae_clamp")
+        folder = tmp_path / "gated"
+        facts = {**shown.manifest.facts, "gate": limits}
+        made = artifacts.write(
+            folder, "sae_clamp", artifacts.weights_digest(MODEL), tensors=shown.tensors(), facts=facts
+        )
+        return folder, made.digest
+
+    return make
+
+
+@pytest.mark.parametrize(("rate", "fires"), [(0.0, True), (2.0, False)])
+def test_an_activation_gate_finds_what_no_detector_did(lethe, gated, admin, http, forget, items, rate, fires):
+    other = next(i for i in items if i["split"] == "retain" and len(i["turns"]) == 1)
+    before = chat(http, other["turns"]).json()["choices"]
+    folder, digest = gated(window=8, rate=rate, drift=0.5, cusum=1e6)
+    assert lethe("artifacts", "add", str(folder)).exit_code == 0
+    params = {"artifact": digest, "watch": True}
+    assert forget(PERSON, intervention={"method": "sae_clamp", "params": params}).json()["state"] == "active"
+    response = chat(http, other["turns"])
+    record = decision(admin, response)
+    if fires:
+        assert (record["action"], record["applied"]) == ("intervene", ["sae_clamp"])
+        (target,) = record["targets"]
+        assert (target["id"], target["detector"]) == (PERSON, "activation")
+    else:
+        assert (record["action"], response.json()["choices"]) == ("allow", before)
+    admin.delete(f"/targets/{PERSON}")
+    assert lethe("artifacts", "remove", digest).exit_code == 0
+
+
+def test_a_gate_that_the_artifact_lacks_leaves_the_target_waiting(lethe, admin, forget, tmp_path):
+    shown = artifacts.read(ROOT / "demo" / "artifacts" / "sae_clamp")
+    facts = {name: value for name, value in shown.manifest.facts.items() if name != "gate"}
+    made = artifacts.write(
+        tmp_path, "sae_clamp", artifacts.weights_digest(MODEL), tensors=shown.tensors(), facts=facts
+    )
+    assert lethe("artifacts", "add", str(tmp_path)).exit_code == 0
+    params = {"artifact": made.digest, "watch": True}
+    view = forget(PERSON, intervention={"method": "sae_clamp", "params": params}).json()
+    assert view["state"] == "pending" and "no gate" in view["artifacts"][0]["reason"]
+    admin.delete(f"/targets/{PERSON}")
+    assert lethe("artifacts", "remove", made.digest).exit_code == 0

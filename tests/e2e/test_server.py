@@ -213,3 +213,27 @@ def test_readiness_and_status_show_the_proof(http, admin):
     assert status["ready"] and status["engine"]["worker"] == "GuardCPUWorker"
     assert status["engine"]["canary"]["planned"] == status["engine"]["canary"]["applied"] > 0
     assert status["inference"]["open"] is True
+
+
+def test_an_auditor_sees_that_the_answer_has_become_unlikely(admin, forget, fact):
+    asked = {"messages": fact["turns"], "continuation": fact["answer"]}
+    known = admin.post("/score", json=asked).json()
+    assert known["decision"]["action"] == "allow" and len(known["token_ids"]) == len(known["logprobs"])
+    forget(PERSON)
+    forgotten = admin.post("/score", json=asked).json()
+    assert forgotten["decision"]["action"] == "intervene" and forgotten["token_ids"] == known["token_ids"]
+    assert sum(known["logprobs"]) > -2 > -10 > sum(forgotten["logprobs"])
+    forget(PERSON, intervention={"method": "refusal"})
+    assert admin.post("/score", json=asked).json()["logprobs"] is None
+
+
+def test_scores_cannot_be_had_with_an_inference_key(admin, http, fact):
+    key = admin.post("/keys", json={"role": "inference"}).json()
+    headers = {"Authorization": f"Bearer {key['key']}"}
+    asked = {"messages": fact["turns"], "continuation": fact["answer"]}
+    assert http.post("/admin/v1/score", json=asked, headers=headers).status_code == 403
+
+
+def test_what_does_not_fit_cannot_be_scored(admin, fact):
+    response = admin.post("/score", json={"messages": fact["turns"], "continuation": "long " * 6000})
+    assert response.status_code == 400 and response.json()["error"]["param"] == "continuation"
