@@ -124,8 +124,11 @@ class DecisionLog:
 
     def _row(self, context: RequestContext, status: int, finished_at: float) -> Record:
         admissions = tuple(context.admissions.values())
-        matches = _strongest(match for admission in admissions for match in admission.decision.matches)
+        judged = (match for admission in admissions for match in admission.decision.matches)
+        matches = _strongest((*context.withheld, *judged))
         action = _action(admissions, status)
+        if context.withheld and action == "allow":
+            action = "intervene"
         body = {
             "id": context.decision_id,
             "time": datetime.fromtimestamp(context.received_at, UTC).isoformat(),

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from guard.errors import LetheError
-from guard.types import Admission, AppliedEdit, Message
+from guard.types import Admission, AppliedEdit, Match, Message
 
 
 @dataclass
 class RequestContext:
-    """`admissions` holds one entry per distinct prompt judged, keyed by its token ids."""
+    """`admissions` holds one entry per distinct prompt judged, keyed by its token ids; `withheld` are the matches
+    of tools that were taken out of the request."""
 
     decision_id: str
     route: str
@@ -34,6 +35,7 @@ class RequestContext:
     )  # the engine client's own
     applied: list[str] = field(default_factory=list)
     edits: list[AppliedEdit] = field(default_factory=list)
+    withheld: list[Match] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
     failure: LetheError | None = None  # set by whoever raises it, so that the gate answers it in one shape
 

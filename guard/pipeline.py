@@ -13,9 +13,10 @@ from guard import interventions
 from guard.context import RequestContext
 from guard.crypto import Secrets
 from guard.decide import decide
+from guard.detection.tools import Tool
 from guard.errors import GuardUnavailable
 from guard.snapshot import Snapshot
-from guard.types import Admission, Decision, Detection, Edit, Insertion, Plan, Prompt, Sighting, Watch
+from guard.types import Admission, Decision, Detection, Edit, Insertion, Match, Plan, Prompt, Sighting, Watch
 
 log = logging.getLogger("lethe.guard")
 
@@ -52,6 +53,22 @@ class Guard:
         admission = self._plan(decision, prompt, _watches(snapshot, context))
         total = {**timings, "total": (time.perf_counter() - started) * 1000}
         return replace(admission, decision=replace(admission.decision, timings_ms=total))
+
+    async def tools(self, tools: Sequence[Tool], context: RequestContext) -> list[tuple[Match, ...]]:
+        """For each tool of a request the enforced targets of kind `tool` that it matches.
+
+        Raises:
+            GuardUnavailable: the tools could not be judged, and a target forbids to answer.
+        """
+        snapshot = self.snapshot()
+        kinds = {target_id for target_id, target in snapshot.targets.items() if target.spec.kind == "tool"}
+        found: list[tuple[Match, ...]] = []
+        for tool in tools:
+            detections, _ = await self._detect(snapshot, tool.prompt, context) if kinds else ((), {})
+            own = [d for d in tool.matched(detections) if d.target_id in kinds]
+            decision = decide(own, snapshot.targets, tool.prompt, snapshot=snapshot.version)
+            found.append(tuple(replace(m, spans=(), evidence=()) for m in decision.matches if not m.shadow))
+        return found
 
     async def _detect(
         self, snapshot: Snapshot, prompt: Prompt, context: RequestContext | None

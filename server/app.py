@@ -116,4 +116,5 @@ def attach(app: FastAPI, services: Services, engine: GuardedAsyncLLM, proof: Pro
         open_inference=services.open_inference,
         max_body_bytes=services.settings.server.max_body_bytes,
         max_n=limits.max_n,
+        judge_tools=services.guard.tools,
     )

@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from guard.context import RequestContext
 from guard.errors import BadRequest
 from guard.pipeline import Guard
-from guard.types import Admission, Decision, Message, Prompt
-from server import bodies
+from guard.types import Admission, Decision, Match, Message, Prompt
+from server import bodies, tools
 
 Render = Callable[[dict[str, Any], tuple[Message, ...]], Awaitable[Prompt]]
 
@@ -33,19 +33,20 @@ class Checker:
         Raises:
             BadRequest: the body cannot be rendered.
         """
-        _, admission = await self.judged(body, "/admin/v1/check")
-        return describe(admission.decision)
+        _, admission, withheld = await self.judged(body, "/admin/v1/check")
+        return describe(admission.decision, withheld)
 
-    async def judged(self, body: Mapping[str, Any], route: str) -> tuple[Prompt, Admission]:
-        """The prompt that `body` renders to, and the verdict on it as on that of a request to `route`.
+    async def judged(
+        self, body: Mapping[str, Any], route: str
+    ) -> tuple[Prompt, Admission, tuple[Match, ...]]:
+        """The prompt that `body` renders to, the verdict on it as on that of a request to `route`, and the matches
+        of tools that were taken out before.
 
         Raises:
             BadRequest: the body cannot be rendered.
         """
         request = {key: value for key, value in body.items() if key != "tenant" and value is not None}
         request.setdefault("model", self.model)
-        facts = bodies.facts(request, max_n=self.max_n)
-        prompt = replace(await self.render(request, facts.messages), asides=facts.asides)
         context = RequestContext(
             uuid.uuid4().hex,
             route,
@@ -53,7 +54,10 @@ class Checker:
             tenant=body.get("tenant"),
             model=request["model"],
         )
-        return prompt, await self.guard.admit(prompt, context)
+        request = await tools.withhold(request, context, self.guard.tools)
+        facts = bodies.facts(request, max_n=self.max_n)
+        prompt = replace(await self.render(request, facts.messages), asides=facts.asides)
+        return prompt, await self.guard.admit(prompt, context), tuple(context.withheld)
 
 
 class Engine(Protocol):
@@ -80,19 +84,23 @@ class Scorer:
             BadRequest: the body cannot be rendered, or is too long for the model.
         """
         said = {key: value for key, value in body.items() if key != "continuation"}
-        prompt, admission = await self.checker.judged(said, "/admin/v1/score")
+        prompt, admission, withheld = await self.checker.judged(said, "/admin/v1/score")
         ids = self.encode(body["continuation"])
         if not ids:
             raise BadRequest("continuation holds no token.", param="continuation")
         found = await self.engine.score(prompt, admission, ids)
         scores = None if found is None else [round(score, 6) for score in found]
-        return {**describe(admission.decision), "token_ids": ids, "logprobs": scores}
+        return {**describe(admission.decision, withheld), "token_ids": ids, "logprobs": scores}
 
 
-def describe(decision: Decision) -> dict[str, Any]:
-    """A decision as the check answers it."""
+def describe(decision: Decision, withheld: Sequence[Match] = ()) -> dict[str, Any]:
+    """A decision as the check answers it, with the matches of tools that were withheld."""
     targets = []
-    for match in decision.matches:
+    known = {match.target_id for match in decision.matches}
+    for match in (
+        *decision.matches,
+        *{m.target_id: m for m in withheld if m.target_id not in known}.values(),
+    ):
         row: dict[str, Any] = {
             "id": match.target_id,
             "score": round(match.score, 4),
@@ -104,8 +112,9 @@ def describe(decision: Decision) -> dict[str, Any]:
     methods = [{"method": c.method, "params": dict(c.params)} for c in decision.chosen]
     if decision.action == "refuse":
         methods = [{"method": "refusal", "params": {}}]
+    action = "intervene" if withheld and decision.action == "allow" else decision.action
     return {
-        "decision": {"action": decision.action, "targets": targets, "interventions": methods},
+        "decision": {"action": action, "targets": targets, "interventions": methods},
         "snapshot": decision.snapshot,
         "timings_ms": {name: round(ms, 3) for name, ms in decision.timings_ms.items()},
     }

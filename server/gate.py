@@ -22,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from guard import context as request_context
 from guard.context import RequestContext
 from guard.errors import LetheError, NotFound, TooLarge, Unauthorized
-from server import bodies
+from server import bodies, tools
 from server.auth import Permission
 from server.responder import Responder, request_id_header, send_error
 from server.routes import Access, Route, find
@@ -68,6 +68,7 @@ class GateServices:
     open_inference: bool
     max_body_bytes: int
     max_n: int
+    judge_tools: tools.Judge
     clock: Callable[[], float] = time.time
     owners: ResponseOwners = field(default_factory=ResponseOwners)
 
@@ -140,7 +141,7 @@ class Gate:
         try:
             raw = await _read(receive, services.max_body_bytes, headers)
             if raw or route.generates:
-                raw = self._understand(services, route, context, raw)
+                raw = await self._understand(services, route, context, raw)
             await self.app(_with_length(scope, raw), _replaying(raw, receive), responder.send)
             await responder.finish()
         except LetheError as error:
@@ -153,17 +154,23 @@ class Gate:
             await responder.fail(context.failure)
         finally:
             request_context.leave(token)
-            if context.admissions or (context.failure is not None and context.failure.status >= 500):
+            failed = context.failure is not None and context.failure.status >= 500
+            if context.admissions or context.withheld or failed:
                 services.record(context, responder.status, services.clock())
 
-    def _understand(self, services: GateServices, route: Route, context: RequestContext, raw: bytes) -> bytes:
+    async def _understand(
+        self, services: GateServices, route: Route, context: RequestContext, raw: bytes
+    ) -> bytes:
         """Read the body into the context; give back the bytes that vLLM shall see."""
-        body = bodies.parse(raw)
-        facts = bodies.facts(body, max_n=services.max_n)
+        sent = bodies.parse(raw)
+        facts = bodies.facts(sent, max_n=services.max_n)
         context.model, context.stream = facts.model, facts.stream
+        body = await tools.withhold(sent, context, services.judge_tools)
+        if body is not sent:
+            facts = bodies.facts(body, max_n=services.max_n)
         context.messages, context.asides, context.must_parse = facts.messages, facts.asides, facts.must_parse
         if route.path != "/v1/responses":
-            return raw
+            return raw if body is sent else json.dumps(body).encode()
         if isinstance(body.get("previous_response_id"), str):
             services.owners.check(body["previous_response_id"], context.tenant)
         # The id is ours, so that it is claimed before it exists and cannot be chosen to overwrite another's.

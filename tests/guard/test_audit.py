@@ -198,3 +198,14 @@ def test_old_records_go_after_the_days_that_they_are_kept(store):
     assert log.prune() == 0
     clock.now += 86_401
     assert log.prune() == 1
+
+
+def test_a_tool_that_was_taken_out_is_told_with_its_target(store):
+    context = request()
+    context.admissions = {(1,): Admission(Decision("allow", 7))}
+    context.withheld = [match()]
+    context.events = [{"event": "tools_withheld", "withheld": 1, "left": 0}]
+    record = written(make_log(store), context)
+    assert record["action"] == "intervene"
+    assert [target["id"] for target in record["targets"]] == [match().target_id]
+    assert record["events"] == context.events

@@ -9,6 +9,7 @@ import pytest
 
 from guard.context import RequestContext
 from guard.crypto import Secrets
+from guard.detection.tools import Tool
 from guard.errors import GuardUnavailable
 from guard.pipeline import Guard
 from guard.snapshot import Snapshot
@@ -163,3 +164,38 @@ async def test_what_a_gate_saw_of_a_target_that_has_gone_says_nothing(guard):
     gone = replace(made, snapshot=lambda: Snapshot(4, Gate(), {}))
     after = gone.sighted(PROMPT, before, (Sighting("ab" * 32, 3.0, (2,)),))
     assert after.decision.action == "allow" and after.plan.watches == ()
+
+
+TOOL = Tool("launch_rocket", "Starts a rocket.")
+CONTEXT = RequestContext("d", "/", 0.0, tenant="acme")
+
+
+def found(detector="lexical", start=0):
+    return Detection("jane", detector, 0.9, 0.5, (Span(start, start + 4),))
+
+
+async def test_a_tool_matches_a_target_of_kind_tool_by_name_or_meaning(guard):
+    for detection in (found(), found("semantic", len(TOOL.prompt.text) - 5)):
+        ((match,),) = await guard(Gate((detection,)), kind="tool").tools([TOOL], CONTEXT)
+        assert match.target_id == "jane" and match.spans == ()
+
+
+async def test_a_tool_is_not_matched_by_what_its_description_says_of_another(guard):
+    at = TOOL.prompt.text.index("Starts")
+    assert await guard(Gate((found(start=at),)), kind="tool").tools([TOOL, TOOL], CONTEXT) == [(), ()]
+
+
+@pytest.mark.parametrize("spec", [{"kind": "subject"}, {"kind": "tool", "mode": "shadow"}])
+async def test_other_targets_and_shadows_take_no_tool_out(guard, spec):
+    assert await guard(Gate((found(),)), **spec).tools([TOOL], CONTEXT) == [()]
+
+
+async def test_without_targets_of_kind_tool_no_tool_is_judged(guard):
+    gate = Gate((found(),))
+    await guard(gate).tools([TOOL], CONTEXT)
+    assert gate.seen == []
+
+
+async def test_tools_that_cannot_be_judged_fail_closed(guard):
+    with pytest.raises(GuardUnavailable):
+        await guard(Gate(error=RuntimeError("boom")), kind="tool").tools([TOOL], CONTEXT)

@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from guard import context as request_context
 from guard.errors import Forbidden, GuardUnavailable, Unauthorized
-from guard.types import Admission, Decision, Plan, Reply
+from guard.types import Admission, Decision, Match, Plan, Reply
 from server.auth import Principal
 from server.gate import Gate, GateServices
 
@@ -44,6 +44,11 @@ class Engine:
         self.crash = False
         self.answer = ANSWER
         self.bodies = []
+        self.forgotten_tool = None
+
+    async def judge_tools(self, tools, context):
+        match = Match("rocket", 1, 0.9, 0.8, "lexical")
+        return [(match,) if tool.name == self.forgotten_tool else () for tool in tools]
 
     async def chat(self, request):
         self.bodies.append(await request.json())
@@ -97,6 +102,7 @@ def app(engine, records):
         open_inference=False,
         max_body_bytes=1_000,
         max_n=4,
+        judge_tools=engine.judge_tools,
     )
     app.add_middleware(Gate)
     return app
@@ -220,3 +226,30 @@ async def test_stored_responses_belong_to_their_tenant(client, engine):
     follow = {"input": "b", "previous_response_id": made}
     assert (await client.post("/v1/responses", json=follow, headers=rival)).status_code == 404
     assert (await client.post("/v1/responses", json=follow)).status_code == 200
+
+
+TOOLS = [{"type": "function", "function": {"name": name}} for name in ("launch_rocket", "weather")]
+
+
+async def test_the_application_never_sees_a_forgotten_tool_and_the_log_tells(client, engine, records):
+    engine.forgotten_tool = "launch_rocket"
+    engine.admission = Admission(Decision("allow", 1))
+    response = await client.post(CHAT, json={**BODY, "tools": TOOLS})
+    assert response.status_code == 200
+    assert engine.bodies == [{**BODY, "tools": TOOLS[1:]}]
+    context = records[0].context
+    assert [match.target_id for match in context.withheld] == ["rocket"]
+    assert not any("rocket" in aside for aside in context.asides)
+
+
+async def test_a_choice_of_a_forgotten_tool_is_answered_with_400_and_recorded(client, engine, records):
+    engine.forgotten_tool = "launch_rocket"
+    response = await client.post(CHAT, json={**BODY, "tools": TOOLS, "tool_choice": TOOLS[0]})
+    assert response.status_code == 400 and response.json()["error"]["param"] == "tool_choice"
+    assert engine.bodies == [] and records[0].status == 400
+
+
+async def test_without_a_forgotten_tool_the_body_passes_byte_by_byte(client, engine):
+    body = {**BODY, "tools": TOOLS}
+    await client.post(CHAT, json=body)
+    assert engine.bodies == [body]
