@@ -1,156 +1,175 @@
-"""Finds text that is written in a simple code inside other text, so that it can be judged like the rest.
+"""Finds text that is written in code inside other text, so that it can be judged like the rest.
 
-Covered: base64 and hexadecimal runs, tag characters, percent, HTML and backslash escapes, digits for letters,
-and letters written one by one. Whoever nests codes deeper than `_DEPTH` is read as far as that."""
+Each layer of code is taken off in two steps: characters that are written otherwise (codes.RESPELT), then codes that
+their alphabet gives away (codes.CODED) and ciphers that language gives away (ciphers). What a step reads is put in
+the place of its code, with the text around it, because a name may stand outside of the code and the question inside.
+Bounds: `DEPTH` layers, `LONGEST` characters in each and `PLACES` places of code in each; what lies beyond them, and
+what looks like code after the last layer, is reported as unread.
+"""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import codecs
-import html
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import unquote
 
+import numpy as np
+
+from guard.detection.ciphers import ciphers, unreadable
+from guard.detection.codes import CODED, RESPELT, Patch
 from guard.types import Span
 
-_DEPTH = 2
-_BASE64 = re.compile(r"(?<![A-Za-z0-9+/_-])[A-Za-z0-9+/_-]{12,}={0,2}(?![A-Za-z0-9+/=_-])")
-_HEX = re.compile(r"(?<![0-9A-Za-z])(?:0x)?(?:[0-9a-fA-F]{2}[\s:]?){6,}(?![0-9A-Za-z])")
-_TAGS = re.compile("[\U000e0020-\U000e007e]{3,}")
-# One character each where that can be told: a letter of ASCII alone, longer runs of bytes or surrogates together.
-_ESCAPE = re.compile(
-    r"%[0-7][0-9A-Fa-f]|(?:%[89A-Fa-f][0-9A-Fa-f])+|&(?:#\d{1,6}|#x[0-9A-Fa-f]{1,5}|[a-z]{2,8});"
-    r"|(?:\\u[dD][89A-Fa-f][0-9A-Fa-f]{2})+|\\u[0-9A-Fa-f]{4}|\\x[0-9A-Fa-f]{2}"
+DEPTH = 4
+LONGEST = 500_000
+PLACES = 20_000
+_NEAR = 24  # characters on either side of a word with signs in it that are read as it is
+CONTEXT = 250  # characters before and behind a decoded place that are judged with it
+_ONE_BY_ONE = re.compile(
+    r"(?<![^\W_])[^\W\d_](?![^\W_])(?:[ \t.\-_*|/,]{1,3}[^\W\d_](?![^\W_])){4,}+|[^\W\d_]{24,}+"
 )
-_SPACED = re.compile(r"(?<![^\W_])[^\W\d_](?:[ \t.\-_*|/,]{1,3}[^\W\d_]){4,}(?![^\W_])")
-_LEET_WORD = re.compile(r"(?=\S*[a-zA-Z])(?=\S*[013457@$!|])[\w@$!|]{3,}")
+_SIGNED = re.compile(r"(?<!\S)(?=\S{0,64}?[a-zA-Z])(?=\S{0,64}?[013457@$!|])[\w@$!|'.,?-]{3,64}(?!\S)")
 _LEET = (str.maketrans("013457@$!|", "oieastasil"), str.maketrans("013457@$!|", "oleastasll"))
 
-
 Form = Literal["text", "words", "letters"]
+Reader = Callable[[str], Iterator[Patch]]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Hidden:
     """A decoded text; its character i stands for the characters `starts[i]:ends[i]` of the text it was found in.
 
     Only a `text` is judged by its meaning. `words` are a reading of a few words that are perhaps no code at all
-    ("3D"), `letters` were written one by one and have lost their word boundaries: names are looked for in both."""
+    ("3D"), `letters` have lost their word boundaries: names are looked for in both."""
 
     text: str
-    starts: Sequence[int]
-    ends: Sequence[int]
+    starts: np.ndarray
+    ends: np.ndarray
     form: Form = "text"
 
     def span(self, start: int, end: int) -> Span:
         """Where the decoded characters [start, end) stand (end > start)."""
-        return Span(self.starts[start], self.ends[end - 1])
+        return Span(
+            int(self.starts[start:end].min()), int(self.ends[start:end].max())
+        )  # it may run backwards
+
+    def part(self, start: int, end: int) -> Hidden:
+        return Hidden(self.text[start:end], self.starts[start:end], self.ends[start:end], self.form)
 
 
-def hidden(text: str, depth: int = _DEPTH) -> Iterator[Hidden]:
-    """What is written in code inside `text`; nothing for almost all ordinary text."""
-    for found in _once(text):
-        yield found
-        if depth > 1 and found.form == "text":
-            for deeper in hidden(found.text, depth - 1):
-                starts = [found.starts[i] for i in deeper.starts]
-                ends = [found.ends[i - 1] for i in deeper.ends]
-                yield Hidden(deeper.text, starts, ends, deeper.form)
+@dataclass(frozen=True, slots=True)
+class Decoded:
+    """What is written in code inside a text, and where it looks like code that could not be read."""
+
+    views: tuple[Hidden, ...] = ()
+    unread: tuple[Span, ...] = ()
 
 
-def _once(text: str) -> Iterator[Hidden]:
-    for match in _BASE64.finditer(text):
-        yield from _bytes(_base64(match.group()), match)
-    for match in _HEX.finditer(text):
-        digits = re.sub(r"[\s:]|^0x", "", match.group())
-        yield from _bytes(bytes.fromhex(digits) if len(digits) % 2 == 0 else b"", match)
-    for match in _TAGS.finditer(text):
-        yield _letter_by_letter("".join(chr(ord(c) - 0xE0000) for c in match.group()), match.start())
-    yield from _unescaped(text)
-    for match in _SPACED.finditer(text):
-        at = [i for i in range(*match.span()) if text[i].isalpha()]
-        yield Hidden("".join(text[i] for i in at), at, [i + 1 for i in at], "letters")
-    yield from _leet(text)
+def decode(text: str) -> Decoded:
+    """All readings of what is written in code inside `text`; none for almost all ordinary text."""
+    layer = _identity(text[:LONGEST])
+    views = [*_for_names(layer)]
+    unread = [Span(LONGEST, len(text))] if len(text) > LONGEST else []
+    for _ in range(DEPTH):
+        before = layer
+        for readers in (RESPELT, (*CODED, ciphers)):
+            patches, beyond = _patches(layer.text, readers)
+            unread += [layer.span(start, end) for start, end in beyond]
+            found = [_on(layer, other) for patch in patches for other in patch.others]
+            layer, touched = _rewritten(layer, patches)
+            found += [layer.part(start, end) for start, end in _around(touched, len(layer.text))]
+            views += [view for text_view in found for view in (text_view, *_for_names(text_view))]
+        if layer is before:
+            break
+    unread += [layer.span(start, end) for start, end in unreadable(layer.text)]
+    return Decoded(tuple(views), tuple(sorted(unread, key=lambda span: (span.start, span.end))))
 
 
-def _letter_by_letter(text: str, start: int, form: Form = "text") -> Hidden:
-    """A decoded text with as many characters as its code."""
-    return Hidden(text, range(start, start + len(text)), range(start + 1, start + 1 + len(text)), form)
+def hidden(text: str) -> tuple[Hidden, ...]:
+    """The views of `decode`."""
+    return decode(text).views
 
 
-def _whole(text: str, match: re.Match[str]) -> Hidden:
-    """A decoded text of whose characters no one can be told from the others in the code."""
-    return Hidden(text, [match.start()] * len(text), [match.end()] * len(text))
+def _identity(text: str) -> Hidden:
+    return Hidden(text, np.arange(len(text)), np.arange(1, len(text) + 1))
 
 
-def _unescaped(text: str) -> Iterator[Hidden]:
-    """`text` with every escape replaced by its character, where there is one."""
-    parts: list[str] = []
-    starts: list[int] = []
-    ends: list[int] = []
-    last = 0
-    for match in _ESCAPE.finditer(text):
-        char = _unescape(match.group())
-        if char == match.group():
-            continue
-        for part, (start, end) in ((text[last : match.start()], (last, 0)), (char, match.span())):
-            parts.append(part)
-            starts.extend([start] * len(part) if end else range(start, start + len(part)))
-            ends.extend([end] * len(part) if end else range(start + 1, start + 1 + len(part)))
-        last = match.end()
-    if last:
-        parts.append(text[last:])
-        starts.extend(range(last, len(text)))
-        ends.extend(range(last + 1, len(text) + 1))
-        yield Hidden("".join(parts), starts, ends)
+def _patches(text: str, readers: Iterable[Reader]) -> tuple[list[Patch], list[tuple[int, int]]]:
+    """What the readers find, in order of place, and what is beyond their bounds; of two claims on one place the
+    first counts."""
+    taken = bytearray(len(text))
+    found: list[Patch] = []
+    beyond: list[tuple[int, int]] = []
+    for reader in readers:
+        for patch in reader(text):
+            if len(found) == PLACES:
+                return sorted(found, key=lambda one: one.start), [(0, len(text))]
+            if taken.find(1, patch.start, patch.end) >= 0:
+                continue
+            taken[patch.start : patch.end] = b"\x01" * (patch.end - patch.start)
+            if patch.unread:
+                beyond.append((patch.start, patch.end))
+            else:
+                found.append(patch)
+    return sorted(found, key=lambda one: one.start), beyond
 
 
-def _unescape(escape: str) -> str:
-    if escape.startswith("%"):
-        return unquote(escape)
-    if escape.startswith("&"):
-        return html.unescape(escape)
-    units = re.sub(r"\\[ux]", " ", escape).split()
-    return b"".join(int(u, 16).to_bytes(2, "little") for u in units).decode("utf-16-le", "replace")
+def _on(layer: Hidden, patch: Patch) -> Hidden:
+    """What a patch reads, with its places in the text that `layer` was found in."""
+    if patch.starts is None or patch.ends is None:
+        span, length = layer.span(patch.start, patch.end), len(patch.text)
+        return Hidden(patch.text, np.full(length, span.start), np.full(length, span.end))
+    starts, ends = np.array(patch.starts, np.int64), np.array(patch.ends, np.int64)
+    return Hidden(patch.text, layer.starts[starts], layer.ends[ends - 1])
 
 
-def _base64(run: str) -> bytes:
-    try:
-        digits = run.rstrip("=").replace("-", "+").replace("_", "/")
-        return base64.b64decode(digits + "=" * (-len(digits) % 4))
-    except (binascii.Error, ValueError):
-        return b""
+def _rewritten(layer: Hidden, patches: Sequence[Patch]) -> tuple[Hidden, list[tuple[int, int]]]:
+    """The layer with every patch in its place, and where in it they are now; the layer itself without any."""
+    if not patches:
+        return layer, []
+    pieces: list[Hidden] = []
+    touched: list[tuple[int, int]] = []
+    at = length = 0
+    for patch in patches:
+        before, read = layer.part(at, patch.start), _on(layer, patch)
+        start = length + len(before.text)
+        length = start + len(read.text)
+        touched.append((start, length))
+        pieces += [before, read]
+        at = patch.end
+    pieces.append(layer.part(at, len(layer.text)))
+    starts = np.concatenate([piece.starts for piece in pieces])
+    ends = np.concatenate([piece.ends for piece in pieces])
+    return Hidden("".join(piece.text for piece in pieces), starts, ends), touched
 
 
-def _bytes(data: bytes, match: re.Match[str]) -> Iterator[Hidden]:
-    """`data` as text if it is text: decodable and printable. Almost no ordinary word is."""
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        return
-    if len(text) >= 6 and all(c.isprintable() or c.isspace() for c in text):
-        yield _whole(text, match)
+def _around(touched: Iterable[tuple[int, int]], length: int) -> Iterator[tuple[int, int]]:
+    """The places with `CONTEXT` around them, joined where they overlap."""
+    wide = ((max(start - CONTEXT, 0), min(end + CONTEXT, length)) for start, end in touched)
+    return _joined(wide, 0)
 
 
-def _leet(text: str) -> Iterator[Hidden]:
-    """Runs of words with digits or signs inside, read as letters, with one plain word on either side."""
-    words = [match.span() for match in re.finditer(r"\S+", text)]
-    coded = [i for i, (start, end) in enumerate(words) if _LEET_WORD.search(text, start, end)]
-    groups: list[list[int]] = []
-    for i in coded:
-        if groups and i - groups[-1][-1] <= 2:
-            groups[-1].append(i)
-        else:
-            groups.append([i])
-    for group in groups:
-        start, end = words[max(group[0] - 2, 0)][0], words[min(group[-1] + 2, len(words) - 1)][1]
+def _joined(places: Iterable[tuple[int, int]], gap: int) -> Iterator[tuple[int, int]]:
+    """Places in their order, those together that are no further apart than `gap`."""
+    begin, end = None, 0
+    for first, last in places:
+        if begin is not None and first - end > gap:
+            yield begin, end
+            begin = first
+        begin, end = first if begin is None else begin, max(end, last)
+    if begin is not None:
+        yield begin, end
+
+
+def _for_names(view: Hidden) -> Iterator[Hidden]:
+    """Letters one by one or without spaces, joined; and words with signs inside, in both ways of reading them."""
+    for match in _ONE_BY_ONE.finditer(view.text):
+        at = np.array([i for i in range(*match.span()) if view.text[i].isalpha()])
+        yield Hidden("".join(view.text[i] for i in at), view.starts[at], view.ends[at], "letters")
+    words = [match.span() for match in _SIGNED.finditer(view.text)]
+    near = ((max(start - _NEAR, 0), min(end + _NEAR, len(view.text))) for start, end in words)
+    for start, end in _joined(near, 0):  # half of a name may be plain
         for table in _LEET:
-            yield _letter_by_letter(text[start:end].translate(table), start, "words")
-
-
-def rot13(text: str) -> str:
-    return codecs.encode(text, "rot13")
+            yield Hidden(
+                view.text[start:end].translate(table), view.starts[start:end], view.ends[start:end], "words"
+            )

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from guard.detection.background_words import COMPANY_ENDS, FIRST, LAST, TITLE_HEADS, TITLE_TAILS
 from guard.detection.base import Form
-from guard.detection.decode import rot13
+from guard.detection.codes import rot13
 from guard.detection.text import fold
 from guard.targets import TargetSpec
 

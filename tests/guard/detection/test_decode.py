@@ -35,7 +35,9 @@ def test_simple_codes_are_read(code: str, read: str) -> None:
 
 def test_the_place_of_a_code_is_known() -> None:
     code = base64.b64encode(SECRET.encode()).decode()
-    assert [h.span(0, 4) for h in hidden(f"x {code} y") if h.text == SECRET] == [Span(2, 2 + len(code))]
+    assert [h.span(2, 6) for h in hidden(f"x {code} y") if h.text == f"x {SECRET} y"] == [
+        Span(2, 2 + len(code))
+    ]
 
 
 @pytest.mark.parametrize(
@@ -71,4 +73,4 @@ def test_a_pair_of_surrogates_is_one_character() -> None:
     "text", ["What is the capital of France?", "internationalisation of supercalifragilistic words"]
 )
 def test_ordinary_text_hides_nothing(text: str) -> None:
-    assert list(hidden(text)) == []
+    assert hidden(text) == ()
