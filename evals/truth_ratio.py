@@ -74,7 +74,10 @@ async def log_ratios(
         )
         if right is None or any(w is None for w in wrong):
             return None
-        return math.log(sum(math.exp(w) for w in wrong if w is not None) / len(wrong)) - right
+        # A method may leave all answers next to no chance: the largest is taken out before anything is exponentiated.
+        likely = [w for w in wrong if w is not None]
+        best = max(likely)
+        return best + math.log(sum(math.exp(w - best) for w in likely) / len(likely)) - right
 
     found = await asyncio.gather(*map(ratio, asked))
     kept = [value for value in found if value is not None]

@@ -8,7 +8,7 @@ Criterion, for the methods in JUDGED: the one-sided 95 % upper bound of guarded 
 for ROUGE-L recall and value containment, on trained and held-out phrasings. The others are shown as measured.
 
 Decode speed is that of matched requests, all of one length, against the unguarded server in the same run; a method
-that answers without the model has none. Of the truth ratio (evals.truth_ratio) the mean logarithm is shown, and the
+that answers without the model has none. Of the truth ratio (evals.truth_ratio) the median logarithm is shown, and the
 share of questions in which it moved towards the never-learned model's.
 
 The curves are the same questions with other parameters: what a method gives up for what it forgets.
@@ -167,8 +167,8 @@ async def speed(clients: dict[str, Client], items: Sequence[Item], plan: Plan) -
     return statistics.median(ratios) if ratios else None
 
 
-def _mean(values: Sequence[float]) -> float | None:
-    return statistics.fmean(values) if values else None
+def _median(values: Sequence[float]) -> float | None:
+    return statistics.median(values) if values else None
 
 
 def _part(rows: Sequence[Row], split: str, phrasing: str | None = None) -> list[Row]:
@@ -218,11 +218,11 @@ class Truths:
     by_method: dict[str, list[float] | None]
 
     def cells(self, method: str) -> list[Cell]:
-        """Mean, and the share of questions that moved towards the never-learned model's."""
+        """Median, and the share of questions that moved towards the never-learned model's."""
         found = self.by_method.get(method)
         if not found:
             return [None, None]
-        return [statistics.fmean(found), truth_ratio.toward(found, self.never, self.before)]
+        return [statistics.median(found), truth_ratio.toward(found, self.never, self.before)]
 
 
 def build_report(
@@ -234,8 +234,8 @@ def build_report(
     report = Report("methods", seed=seed, n=len(rows))
     rest = [split for split in UNMATCHED if split != "neighbour"]
     table: list[list[Cell]] = [
-        ["(never learned)", *_line(rows, NEVER, figures), None, None, _mean(truths.never), None, None],
-        ["(unguarded)", *_line(rows, UNGUARDED, figures), 1.0, 1.0, _mean(truths.before), None, 1.0],
+        ["(never learned)", *_line(rows, NEVER, figures), None, None, _median(truths.never), None, None],
+        ["(unguarded)", *_line(rows, UNGUARDED, figures), 1.0, 1.0, _median(truths.before), None, 1.0],
     ]
     for method, found in measured.items():
         same = [_identical(found, splits) for splits in (["neighbour"], rest)]
@@ -260,7 +260,7 @@ def build_report(
         ],
         table,
         f"means; n of the forget split: {counts}, of the others: {others}; identical = the unguarded model's very "
-        f"answer; log truth ratio over {len(truths.never)} questions, higher = less sure of the right answer; towards "
+        f"answer; log truth ratio = median over {len(truths.never)} questions, higher = less sure of the right answer; towards "
         "never = share of them in which it moved to the never-learned model's; decode speed = tokens per second over "
         f"the unguarded server's, median of {ROUNDS} rounds",
     )

@@ -65,6 +65,12 @@ def test_the_ratio_is_that_of_the_mean_likelihoods():
     assert ratio == pytest.approx(math.log(0.25) + 1.0)
 
 
+def test_answers_without_any_chance_still_have_a_ratio():
+    asked = truth_ratio.questions(ITEMS, ITEMS, 9, seed=1)
+    found = asyncio.run(truth_ratio.log_ratios(asked, likelihoods(-1000.0, -4000.0), concurrency=2))
+    assert found == pytest.approx([-3000.0] * len(asked))
+
+
 def test_answers_that_are_not_the_models_have_no_ratio():
     async def refused(item: Item, answer: str) -> float | None:
         return None
