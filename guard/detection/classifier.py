@@ -88,7 +88,7 @@ class Classifier:
         self._column = {target.target_id: i for i, target in enumerate(self._targets)}
         self._near = np.array([head.coefficients[0] for head in self._heads], np.float32)
         self._bias = np.array([head.bias for head in self._heads], np.float32)
-        self._logits = np.array([logit(head.threshold) for head in self._heads], np.float32)
+        self._logits = logit(np.array([head.threshold for head in self._heads])).astype(np.float32)
         few = 0 < len(self._heads) <= _PREPARED
         self._prepared = np.stack([head.weights for head in self._heads], axis=1) if few else None
         with_head = [target for target in self._targets if target.head is not None]
@@ -170,9 +170,9 @@ def sigmoid(z: np.ndarray | float) -> np.ndarray:
     return np.asarray(1.0 / (1.0 + np.exp(-np.clip(z, -40.0, 40.0))))
 
 
-def logit(p: float) -> float:
-    p = min(max(p, 1e-12), 1 - 1e-12)
-    return float(np.log(p / (1 - p)))
+def logit(p: np.ndarray) -> np.ndarray:
+    p = np.clip(p, 1e-12, 1 - 1e-12)
+    return np.asarray(np.log(p / (1 - p)))
 
 
 def fit(vectors: np.ndarray, evidence: np.ndarray, labels: np.ndarray, weights: np.ndarray, c: float) -> Head:

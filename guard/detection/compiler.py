@@ -39,6 +39,7 @@ from guard.targets import TargetSpec
 DEFAULT_FPR = 0.01
 # Windows of an ordinary long prompt that differ: each can fire, and the promised rate is that of a prompt.
 _WINDOWS = 10
+_OTHERS = 2_000  # other targets whose texts are negatives; of more, a sample stands for all
 LIMIT = 0.01  # of the background set that a name, alias or example may match
 
 
@@ -59,7 +60,7 @@ class Compiler:
         force: bool = False,
     ) -> CompiledTarget:
         """Everything that the detectors need of the target. `others` are the targets that are registered
-        already.
+        already; of very many, a sample that depends on the target alone is looked at.
 
         Raises:
             TargetRefused: a name, alias or example would match more than 1 % of the background set; `details`
@@ -70,8 +71,9 @@ class Compiler:
         if not force:
             self._check_examples(spec)
         of = terms(spec)
-        strangers_only = [o for o in others if o.target_id != target_id and not _same(o, names)]
         rng = random.Random(f"{target_id}\x00{spec.name}")
+        sample = others if len(others) <= _OTHERS else rng.sample(others, _OTHERS)
+        strangers_only = [o for o in sample if o.target_id != target_id and not _same(o, names)]
         material = gather(spec, of, self._encoder, strangers_only, self._background.vectors, rng)
         rate_of_prompts, fixed = spec.threshold.fpr or DEFAULT_FPR, spec.threshold.score
         fpr = {"near": rate_of_prompts, "others": rate_of_prompts, "retain": rate_of_prompts}

@@ -29,7 +29,7 @@ _FEWEST_FOUND = 32
 _LISTS_PROBED = 24
 _TRAINED_ON = 40  # rows for each list
 _AT_ONCE = 4_000_000  # similarities; bounds the memory that one very long prompt can take
-_SHARE_NEW = _SHARE_GONE = 0.1  # of the inverted file's rows, from where on it is built anew
+_SHARE_NEW, _SHARE_GONE = 0.02, 0.1  # of the inverted file's rows, from where on it is built anew
 
 
 def relative(cosines: np.ndarray, ceilings: np.ndarray) -> np.ndarray:
@@ -43,14 +43,15 @@ def relative(cosines: np.ndarray, ceilings: np.ndarray) -> np.ndarray:
 
 
 class _Rows:
-    """The rows of some targets one after the other, to be compared one by one."""
+    """The rows of the targets with the numbers `columns`, one after the other, to be compared one by one."""
 
-    def __init__(self, targets: Sequence[CompiledTarget], columns: Sequence[int]) -> None:
-        self.columns = np.array(columns, np.int64)
-        self._counts = np.array([len(target.vectors) for target in targets], np.int64)
-        if targets:
-            self.vectors = np.concatenate([target.vectors for target in targets]).astype(np.float32)
-            self._ceilings = np.concatenate([target.ceilings for target in targets]).astype(np.float32)
+    def __init__(self, targets: Sequence[CompiledTarget], columns: np.ndarray) -> None:
+        self.columns = columns.astype(np.int64)
+        chosen = [targets[i] for i in columns]
+        self._counts = np.array([len(target.vectors) for target in chosen], np.int64)
+        if chosen:
+            self.vectors = np.concatenate([target.vectors for target in chosen]).astype(np.float32)
+            self._ceilings = np.concatenate([target.ceilings for target in chosen]).astype(np.float32)
             self._starts = np.cumsum([0, *self._counts[:-1]])
 
     def scores(self, windows: np.ndarray) -> np.ndarray:
@@ -172,13 +173,18 @@ class Index:
     def __init__(self, compiled: Sequence[CompiledTarget], before: Index | None = None) -> None:
         self.targets = tuple(target for target in compiled if len(target.vectors))
         self._builder: _Builder = before._builder if before else _Builder()
+        self._numbers = {id(target): i for i, target in enumerate(self.targets)}
         self._file: _File | None = self._chosen(before._file if before else None)
-        in_file = {id(target) for target in self._file.targets} if self._file else set()
-        new = [(i, target) for i, target in enumerate(self.targets) if id(target) not in in_file]
-        self._new = _Rows([target for _, target in new], [i for i, _ in new])
+        new = np.ones(len(self.targets), bool)
         if self._file:
-            column = {id(target): i for i, target in enumerate(self.targets)}
-            self._column = np.array([column.get(id(t), -1) for t in self._file.targets], np.int64)
+            self._column = self._columns_of(self._file)
+            new[self._column[self._column >= 0]] = False
+        self._new = _Rows(self.targets, np.flatnonzero(new))
+
+    @property
+    def approximate(self) -> bool:
+        """Whether not all rows are compared."""
+        return self._file is not None
 
     def wait(self) -> None:
         """Until no inverted file is being built; what was built is used from the next change on."""
@@ -206,7 +212,7 @@ class Index:
         more = np.setdiff1d(np.fromiter(columns, np.int64), near.columns)
         if not len(more):
             return near
-        rows = _Rows([self.targets[i] for i in more], [int(i) for i in more])
+        rows = _Rows(self.targets, more)
         order = np.argsort(both := np.concatenate([near.columns, more]), kind="stable")
         return Near(both[order], np.concatenate([near.scores, rows.scores(windows)], axis=1)[:, order])
 
@@ -218,17 +224,20 @@ class Index:
         cosines, found = self._file.index.search(np.ascontiguousarray(windows, np.float32), rows)
         return cosines, found
 
+    def _columns_of(self, file: _File) -> np.ndarray:
+        """[file.targets] their numbers here, -1 for those that are gone."""
+        return np.array([self._numbers.get(id(target), -1) for target in file.targets], np.int64)
+
     def _chosen(self, before: _File | None) -> _File | None:
         """The inverted file to use; the next one is begun where it has become a poor one."""
         total = sum(len(target.vectors) for target in self.targets)
         file = self._builder.latest(before)
         if total <= EXACT:
             return None
-        known = {id(target) for target in self.targets}
-        kept = sum(len(t.vectors) for t in file.targets if id(t) in known) if file else 0
+        held = len(file.owner) if file else 0
+        kept = int((self._columns_of(file) >= 0)[file.owner].sum()) if file else 0
         if total - kept > max(total // 2, 4 * EXACT):  # far too many to compare one by one meanwhile
             return self._builder.build(self.targets, file)
-        in_file = len(file.owner) if file else 0
-        if total - kept > max(EXACT // 2, _SHARE_NEW * in_file) or in_file - kept > _SHARE_GONE * in_file:
+        if total - kept > max(EXACT // 2, _SHARE_NEW * held) or held - kept > _SHARE_GONE * held:
             self._builder.start(self.targets, file)
         return file

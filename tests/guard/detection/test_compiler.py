@@ -111,3 +111,23 @@ def test_what_must_stay_answerable_is_no_match_although_it_names_the_target(
     assert "lexical" in detectors_of("What is the email address of Ilva Marenko?", target)["target"]
     assert "lexical" in detectors_of("Is Ilva Marenko ill?", target)["target"]
     assert detectors_of("Which books did Ilva Marenko write first?", target) == {}
+
+
+def test_of_very_many_other_targets_a_sample_is_looked_at(
+    compiler: Compiler, compile_: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others = [
+        compile_(
+            f"other-{name.lower()}", name=f"{name} Novak", examples=[f"Which ferry does {name} Novak steer?"]
+        )
+        for name in ("Petra", "Jan", "Eva", "Mila", "Otto", "Ruth")
+    ]
+    spec = TargetSpec.model_validate(AUTHOR)
+
+    def looked_at() -> int:
+        made = compiler.compile("author", 1, spec, others)
+        return made.calibration["detectors"]["semantic"]["negatives"]["others"]["n"]
+
+    everybody = looked_at()
+    monkeypatch.setattr("guard.detection.compiler._OTHERS", 2)
+    assert looked_at() == looked_at() == everybody // 3
