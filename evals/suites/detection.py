@@ -12,8 +12,8 @@ import random
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from evals.corpora import Question, Trial
@@ -21,7 +21,7 @@ from evals.report import Report, as_cell
 from guard.detection import CompiledTarget, Compiler, Encoder, Gate
 from guard.errors import TargetRefused
 from guard.metrics.wilson import wilson
-from guard.types import Message, Prompt
+from guard.types import Detection, Message, Prompt
 
 POOLED = "pooled"
 
@@ -87,8 +87,8 @@ def run(
 ) -> Report:
     """All trials of all blocks; `sample` questions of each sort at most. A block's trials are pooled."""
     report = Report("detection", seed=seed)
+    asked: list[tuple[str, Trial, Gate]] = []
     for block, trials in blocks.items():
-        judged = []
         for trial in trials:
             started = time.perf_counter()
             compiled, refused = register(trial, compiler)
@@ -96,10 +96,14 @@ def run(
             report.results.setdefault("registered", []).append(
                 {"block": block, "trial": trial.name, "n": len(compiled), "seconds": took, "refused": refused}
             )
-            gate = Gate(encoder, compiled)
-            judged += judge(
-                trial.name, gate, sampled(trial.questions, sample, seed), f"{block}, {trial.name}"
+            asked.append(
+                (block, replace(trial, questions=sampled(trial, sample, seed)), Gate(encoder, compiled))
             )
+    verdicts = judge([(trial, gate) for _, trial, gate in asked])
+    for block in blocks:
+        judged = [
+            one for (of, *_), verdict in zip(asked, verdicts, strict=True) if of == block for one in verdict
+        ]
         _tables(report, block, judged)
         report.n += len(judged)
         report.rows += [one.as_dict(block) for one in judged]
@@ -120,31 +124,44 @@ def register(trial: Trial, compiler: Compiler) -> tuple[list[CompiledTarget], di
     return compiled, refused
 
 
-def sampled(questions: Sequence[Question], sample: int | None, seed: int) -> list[Question]:
-    """At most `sample` of each sort, in their order."""
+def sampled(trial: Trial, sample: int | None, seed: int) -> tuple[Question, ...]:
+    """At most `sample` questions of each sort, in their order."""
     if sample is None:
-        return list(questions)
-    order = list(range(len(questions)))
+        return trial.questions
+    order = list(range(len(trial.questions)))
     random.Random(seed).shuffle(order)
     taken: Counter[str] = Counter()
     kept = []
     for i in order:
-        taken[questions[i].sort] += 1
-        if taken[questions[i].sort] <= sample:
+        sort = trial.questions[i].sort
+        taken[sort] += 1
+        if taken[sort] <= sample:
             kept.append(i)
-    return [questions[i] for i in sorted(kept)]
+    return tuple(trial.questions[i] for i in sorted(kept))
 
 
-def judge(trial: str, gate: Gate, questions: Iterable[Question], label: str) -> list[Judged]:
-    """Asks the gate about each question, by itself."""
-    judged = []
-    for number, question in enumerate(questions, 1):
-        found, _ = gate.detect(Prompt(question.text, messages=(Message("user", question.text),)))
-        wanted = [d for d in found if question.target in (None, d.target_id)]
-        judged.append(Judged(trial, question, tuple(sorted({d.detector for d in wanted}))))
+def judge(asked: Sequence[tuple[Trial, Gate]]) -> list[list[Judged]]:
+    """Every trial's questions judged by its gate, each by itself. The same text is asked of all gates in turn, so that
+    it is embedded once."""
+    texts = dict.fromkeys(question.text for trial, _ in asked for question in trial.questions)
+    wanted = [{question.text for question in trial.questions} for trial, _ in asked]
+    found: list[dict[str, tuple[Detection, ...]]] = [{} for _ in asked]
+    for number, text in enumerate(texts, 1):
+        prompt = Prompt(text, messages=(Message("user", text),))
+        for i, (_, gate) in enumerate(asked):
+            if text in wanted[i]:
+                found[i][text] = gate.detect(prompt)[0]
         if number % 500 == 0:
-            print(f"{label}: {number} questions", file=sys.stderr)
-    return judged
+            print(f"{number} of {len(texts)} questions", file=sys.stderr)
+    return [
+        [_judged(trial.name, question, found[i][question.text]) for question in trial.questions]
+        for i, (trial, _) in enumerate(asked)
+    ]
+
+
+def _judged(trial: str, question: Question, found: Sequence[Detection]) -> Judged:
+    wanted = {d.detector for d in found if question.target in (None, d.target_id)}
+    return Judged(trial, question, tuple(sorted(wanted)))
 
 
 def _tables(report: Report, block: str, judged: Sequence[Judged]) -> None:
