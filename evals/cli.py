@@ -318,5 +318,11 @@ def methods(
     options.finish(options.drive(work()), out, rows=rows, items_path=items_path, check=check)
 
 
-for command in (cli_local.demo, cli_local.detection, cli_local.compare, cli_local.html):
+for command in (
+    cli_local.demo,
+    cli_local.detection,
+    cli_local.conversations,
+    cli_local.compare,
+    cli_local.html,
+):
     main.add_command(command)

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import click
 
-from evals import corpora, options
+from evals import cases, corpora, options
 from evals.html import page
 from evals.items import ItemError, names_in
 from evals.suites import compare as compare_suite
+from evals.suites import conversations as conversations_suite
 from evals.suites import demo as demo_suite
 from evals.suites import detection as detection_suite
 from guard.detection import Compiler, load_encoder
@@ -199,3 +200,73 @@ def html(
     data = json.loads(report.read_text(encoding="utf-8"))
     out.write_text(page(data.get("reports", [data])), encoding="utf-8")
     click.echo(f"Page: {out}")
+
+
+@click.command()
+@click.option("--tofu", "tofu_folder", type=_FOLDER, help="TOFU as published.")
+@click.option("--benign", "benign_folder", type=_FOLDER, help="nq_open; with --tofu.")
+@click.option("--demo", "demo_folder", type=_FOLDER, help="The demo: targets.jsonl and items.jsonl.")
+@click.option("--encoder", default=PACKAGED, show_default=True, help="The detectors' sentence encoder.")
+@click.option("--backend", type=click.Choice(BACKENDS), default="auto", help="What runs the encoder.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the encoder.")
+@click.option(
+    "--cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("data/cache"),
+    show_default=True,
+    help="Where the encoder's vectors of the background set are kept.",
+)
+@click.option(
+    "--sample",
+    type=click.IntRange(1),
+    default=conversations_suite.SAMPLE,
+    show_default=True,
+    help="Questions of each sort, in each form.",
+)
+@click.option(
+    "--check/--no-check", default=True, show_default=True, help="Exit with 1 when a criterion fails."
+)
+@options.common_options("conversations")
+def conversations(
+    tofu_folder: Path | None,
+    benign_folder: Path | None,
+    demo_folder: Path | None,
+    encoder: str,
+    backend: str,
+    threads: int,
+    cache: Path,
+    sample: int,
+    check: bool,
+    seed: int,
+    out: Path,
+    rows: bool,
+) -> None:
+    """What the gate finds when a question is spread over turns or put into other fields. Needs no server.
+
+    \b
+    Example:
+      python -m evals conversations --tofu data/tofu --benign data/benign --demo demo
+    """
+    settings: list[conversations_suite.Setting] = []
+    try:
+        if tofu_folder:
+            others = corpora.benign(benign_folder) if benign_folder else []
+            asked = [question for question in others if question.sort == "nq_open"]
+            named, described = (
+                cases.tofu_named(tofu_folder, asked, seed),
+                cases.tofu_described(tofu_folder, asked, seed),
+            )
+            settings.append(conversations_suite.Setting("TOFU", named, ("named", "split", "moved on")))
+            settings.append(
+                conversations_suite.Setting("TOFU, row 0 registered", described, ("described", "moved on"))
+            )
+        if demo_folder:
+            found = cases.demo(demo_folder, seed)
+            settings.append(conversations_suite.Setting("demo", found, ("named", "split", "moved on")))
+    except ItemError as error:
+        raise click.ClickException(str(error)) from error
+    if not settings:
+        raise click.UsageError("Give at least one of --tofu and --demo.")
+    loaded = load_encoder(encoder, threads=threads, backend=backend, cache_dir=cache)
+    report = conversations_suite.run(settings, loaded, Compiler(loaded, cache), seed=seed, sample=sample)
+    options.finish(report, out, rows=rows, check=check)

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from evals.cases import Cases
 from evals.conversations import FORMS, WHOLE, Case, Group, Talk
 from evals.report import Report, as_cell
+from evals.suites.detection import register
 from guard.decide import precise
-from guard.detection import CompiledTarget, Encoder, Gate
+from guard.detection import Compiler, Encoder, Gate
 from guard.metrics.bootstrap import Interval
 from guard.metrics.wilson import wilson
 from guard.types import Detection
@@ -25,16 +27,15 @@ from guard.types import Detection
 BARS: dict[Group, float] = {"named": 0.97, "split": 0.90, "described": 0.90}
 EXTRA = 0.005  # what a form may add to the false positives of the same questions asked plainly
 PLAIN = "plain"
+SAMPLE = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """Targets in force, cases about them and about others. `groups` are the forms that the cases take."""
+    """Targets to register, cases about them and about others, and the groups of forms that the cases take."""
 
     name: str
-    compiled: Sequence[CompiledTarget]
-    about: Sequence[Case]
-    others: Sequence[Case]
+    cases: Cases
     groups: tuple[Group, ...]
 
 
@@ -61,13 +62,16 @@ class Judged:
         }
 
 
-def run(settings: Iterable[Callable[[], Setting]], encoder: Encoder, *, seed: int, sample: int) -> Report:
-    """All settings, each made when its turn comes; `sample` cases of each form at most."""
+def run(
+    settings: Iterable[Setting], encoder: Encoder, compiler: Compiler, *, seed: int = 0, sample: int = SAMPLE
+) -> Report:
+    """All settings; `sample` cases of each sort at most in each form."""
     report = Report("conversations", seed=seed, params={"sample": sample, "encoder": encoder.name})
     report.inputs["encoder"] = {"name": encoder.name, "sha256": encoder.digest}
-    for make in settings:
-        setting = make()
-        judged = list(_judge(setting, encoder, seed, sample))
+    for setting in settings:
+        compiled, refused = register(setting.cases.trial, compiler)
+        report.results.setdefault("refused", {})[setting.name] = refused
+        judged = list(_judge(setting, Gate(encoder, compiled), seed, sample))
         for group in setting.groups:
             _tables(report, setting.name, group, [one for one in judged if one.group == group])
         report.n += len(judged)
@@ -75,9 +79,8 @@ def run(settings: Iterable[Callable[[], Setting]], encoder: Encoder, *, seed: in
     return report
 
 
-def _judge(setting: Setting, encoder: Encoder, seed: int, sample: int) -> Iterable[Judged]:
-    gate = Gate(encoder, setting.compiled)
-    cases = [*drawn(setting.about, sample, seed), *drawn(setting.others, sample, seed)]
+def _judge(setting: Setting, gate: Gate, seed: int, sample: int) -> Iterable[Judged]:
+    cases = [*drawn(setting.cases.about, sample, seed), *drawn(setting.cases.others, sample, seed)]
     for group in setting.groups:
         for form, build in FORMS[group].items():
             for case in cases:

@@ -25,7 +25,7 @@ from guard.detection.windows import WIDTH, sentences
 from guard.turns import located
 from guard.types import Prompt, Span
 
-TURNS = 64  # the last ones; what stands before them is judged in the prompt only
+TURNS = 64  # the last ones, in which names are looked for that are given in parts or made up
 _EDGE = 4  # sentences at either end of a turn that are looked into for names, given in parts or made up
 _ASIDES, _ASIDE_CHARS = 256, 200
 _PARTS, _PART_WORDS = 4, 4  # of a name, and of one part of it
@@ -43,9 +43,11 @@ _NAMING = frozenset(
     call called calls spell spelled spelt spelling begin begins beginning start starts starting end ends ending
     follow follows followed following next then finally put join add append behind after before together combine
     remember keep mind note noted person somebody someone guy man woman author ok okay yes understood
+    he him his she her hers they them their it its we us our you your this that these those there here
+    who whom whose what which would could should
     """.split()  # noqa: SIM905 - as a list it would be thirty lines
 )
-"""What people say around a name that they give in parts; nothing of it belongs to the name."""
+"""What people say around a name that they give in parts, and pronouns; nothing of it belongs to the name."""
 
 _CUES = frozenset(
     ("name", "names", "named", "called", "calls", "surname", "forename", "spelled", "spelt", "letters")
@@ -58,17 +60,19 @@ _QUOTED = r"[\"\u201c\u2018'][^\"\u201d\u2019']{1,40}[\"\u201d\u2019']"
 _NEW = rf"(?P<new>{_QUOTED}|(?:the\s)?[A-Z][\w-]*(?:\s(?:[A-Z][\w-]*|\d+)){{0,2}}|[^\W_][\w-]{{0,30}})"
 _DENOTES = r"(?:means?|denotes?|represents?|designates?|stands?\sfor|refers?\sto|is\sshort\sfor|:?=)"
 _IS = rf"(?:is|are|be|{_DENOTES})"
+_MARKS = "\"'\u201c\u201d\u2018\u2019"
+_NAME = re.compile(rf"[^\s{_MARKS}]+")
 _STOP = r"[.!?,;:\s]*$"
 _DEFINED = tuple(
     re.compile(pattern)
     for pattern in (
         rf"\b(?i:let|say|suppose|assume)\s(?:that\s)?{_NEW}\s{_IS}\s(?P<old>.+?){_STOP}",
-        rf"\b(?i:call|name|label|dub|nickname)\s(?P<old>.+?),?\s(?:as\s|by\sthe\sname\s)?{_NEW}\W*$",
-        rf"\brefer(?:red)?\sto\s(?P<old>.+?)\sas\s{_NEW}\W*$",
         rf"\b(?i:use|write|take)\s{_NEW}\s(?:as\s[\w\s]{{0,30}}?)?(?:for|instead\sof)\s(?P<old>.+?){_STOP}",
+        rf"\brefer(?:red)?\sto\s(?P<old>.+?)\sas\s{_NEW}\W*$",
+        rf"(?P<old>.+?)\s(?:is|are|(?:will|shall)\sbe)\s(?:called|named|known\sas|referred\sto\sas)\s{_NEW}\W*$",
         rf"(?<!\w){_NEW}\s(?:(?:here|now|will|shall|always)\s)*{_DENOTES}\s(?P<old>.+?){_STOP}",
         rf"^\W*{_NEW}\s(?:(?:here|now|will|shall|always)\s)*{_IS}\s(?P<old>.+?){_STOP}",
-        rf"(?P<old>.+?)\s(?:is|are|will\sbe|shall\sbe)\s(?:called|named|known\sas|referred\sto\sas)\s{_NEW}\W*$",
+        rf"\b(?i:call|name|label|dub|nickname)\s(?P<old>.+?),?\s(?:as\s|by\sthe\sname\s)?{_NEW}\W*$",
     )
 )
 
@@ -122,15 +126,16 @@ class Joined:
 
 def resolved(prompt: Prompt, max_chars: int) -> Iterator[Joined]:
     """The texts to judge beside the prompt's own; no window has more than `max_chars` characters."""
-    heard = turns(prompt)[-TURNS:]
+    heard = turns(prompt)
+    begun = heard[-1:] if heard and not prompt.text[heard[-1].span.end :].strip() else ()
     # what the model said is no part of what others say over several turns, but for an answer begun for it
-    said = [turn for turn in heard if turn.role != "assistant" or turn is heard[-1]]
+    said = [turn for turn in heard if turn.role != "assistant" or turn in begun]
     text = neutralise(prompt.text)
-    yield from _names(text, said, prompt.asides)
+    yield from _names(text, said[-TURNS:], prompt.asides)
     if len(said) < len(heard):
-        yield from _names(text, heard, ())
+        yield from _names(text, heard[-TURNS:], ())
     yield from _continued(text, said, max_chars)
-    yield from _renamed(text, said, max_chars)
+    yield from _renamed(text, said[-TURNS:], max_chars)
 
 
 def turns(prompt: Prompt) -> tuple[Turn, ...]:
@@ -305,16 +310,18 @@ def _definitions(text: str, span: Span) -> Iterator[tuple[str, Words]]:
     """(new name, what it stands for). Of a name of several words, also its ends: where the description ends in
     a name too, nobody can tell where the new one begins."""
     sentence = text[span.start : span.end]
-    for pattern in _DEFINED:
-        match = pattern.search(sentence)
-        if match is None:
-            continue
-        start, end = match.span("old")
-        old = _placed(text, Span(span.start + start, span.start + end))
-        words = match["new"].strip("\"'\u201c\u201d\u2018\u2019").split()
-        if len(old) >= _SHORTEST and (len(words[-1]) == 1 or words[-1].lower() not in _everyday()):
-            yield from ((" ".join(words[i:]), old) for i in range(len(words)))
-            return
+    match = next((match for pattern in _DEFINED if (match := pattern.search(sentence))), None)
+    if match is None:
+        return
+    last = _NAME.findall(match["new"])[-1]
+    if len(last) > 1 and last.lower() in _everyday():
+        return
+    for word in _NAME.finditer(sentence, *match.span("new")):
+        end = word.start() if match.start("old") < match.start("new") else match.end("old")
+        end = min(end, match.end("old")) if word.start() == match.start("new") else end
+        old = _placed(text, Span(span.start + match.start("old"), span.start + end))
+        if len(old) >= _SHORTEST:
+            yield sentence[word.start() : match.end("new")].strip(_MARKS), old
 
 
 def _replaced(text: str, sentence: Span, used: tuple[int, int], old: Words) -> Words:

@@ -28,6 +28,11 @@ class Window:
     span: Span
 
 
+def size(text: str) -> int:
+    """How many words `text` has."""
+    return sum(1 for _ in _WORD.finditer(text))
+
+
 def windows(text: str, *, max_chars: int) -> tuple[Window, ...]:
     """Overlapping windows of 32 words over all of `text`, then each single sentence; template markers are
     blanked.
