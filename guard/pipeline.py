@@ -13,10 +13,25 @@ from guard import interventions
 from guard.context import RequestContext
 from guard.crypto import Secrets
 from guard.decide import decide
+from guard.detection.base import CompiledTarget
+from guard.detection.literals import Found, Hit
 from guard.detection.tools import Tool
 from guard.errors import GuardUnavailable
 from guard.snapshot import Snapshot
-from guard.types import Admission, Decision, Detection, Edit, Insertion, Match, Plan, Prompt, Sighting, Watch
+from guard.speech import Speech
+from guard.types import (
+    Admission,
+    Decision,
+    Detection,
+    Edit,
+    Insertion,
+    Match,
+    Plan,
+    Prompt,
+    Reply,
+    Sighting,
+    Watch,
+)
 
 log = logging.getLogger("lethe.guard")
 
@@ -132,6 +147,42 @@ class Guard:
             timings_ms=before.decision.timings_ms,
         )
         return self._plan(replace(decision, matches=(*before.decision.matches, *decision.matches)), prompt)
+
+    def speech(self, prompt: Prompt, context: RequestContext | None) -> Speech:
+        """One answer to `prompt` on its way out, judged by the snapshot that is current at each of its chunks.
+
+        A name that the prompt says itself is no secret to whoever wrote it. An answer that it holds may be repeated
+        where the target's `policy.context` is `answer`.
+        """
+        tenant, model = (context.tenant, context.model) if context else (None, None)
+        said: frozenset[tuple[str, bool]] | None = None
+
+        def look(text: str, begun: int, ended: bool) -> Found:
+            snapshot = self.snapshot()
+            if not snapshot.armed:
+                return Found(len(text))
+            literals = snapshot.gate.literals
+
+            def forbids(target: CompiledTarget, named: bool) -> bool:
+                nonlocal said
+                spec = target.spec
+                if spec.mode != "enforce" or not target.scope.covers(tenant, model):
+                    return False
+                if not (named or spec.policy.context == "answer"):
+                    return True
+                if said is None:  # almost never needed: only where an answer says something forbidden
+                    said = literals.said_in(prompt.text)
+                return (target.target_id, named) not in said
+
+            return literals.look(text, begun, forbids, ended=ended)
+
+        return Speech(look)
+
+    def reply_after(self, hit: Hit) -> Reply:
+        """What to say in the place of an answer that says nothing but what is forbidden."""
+        target = self.snapshot().targets.get(hit.target_id)
+        reply = target.spec.reply if target else None
+        return Reply(reply.style, reply.text or Reply().text) if reply else Reply()
 
     def _plan(self, decision: Decision, prompt: Prompt, watches: tuple[Watch, ...] = ()) -> Admission:
         """Ask each chosen method for its plan. A method that cannot act on this prompt makes it a refusal."""

@@ -9,6 +9,7 @@ from types import MappingProxyType
 from typing import Any, Protocol
 
 from guard import interventions
+from guard.detection.literals import Literals
 from guard.library import Standing
 from guard.targets import StoredTarget, TargetSpec
 from guard.types import Detection, Prompt, Rung, Watch
@@ -25,7 +26,10 @@ class Compiled(Protocol):
 
 
 class Gate(Protocol):
-    """All compiled targets together, asked once per prompt."""
+    """All compiled targets together, asked once per prompt, and with `literals` at each chunk of an answer."""
+
+    @property
+    def literals(self) -> Literals: ...
 
     def detect(
         self, prompt: Prompt, *, tenant: str | None, model: str | None, until: float | None

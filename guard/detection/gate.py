@@ -10,6 +10,7 @@ from typing import Any
 from guard.detection.base import CompiledTarget, Detector, Reading
 from guard.detection.encoder import Encoder
 from guard.detection.index import Index
+from guard.detection.literals import Literals
 from guard.types import Detection, Prompt
 
 
@@ -40,6 +41,7 @@ class Gate:
             name: load_detector(path)(compiled, earlier.get(name)) for name, path in DETECTORS.items()
         }
         self.index: Index = Index(compiled, before.index if before else None)
+        self.literals: Literals = Literals(compiled, before.literals if before else None)
 
     def detect(
         self,

@@ -34,6 +34,7 @@ _DIACRITICS = re.compile(
 _NO_SPACES = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
 _IGNORED = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\u2800\u00ad")
 _TAGS = range(0xE0000, 0xE0080)
+_SHORT = 400  # characters; what is made of the earlier turns of a conversation is folded again with each turn
 _VARIATION = (range(0xFE00, 0xFE10), range(0xE0100, 0xE01F0))
 
 
@@ -77,6 +78,15 @@ def _fold_char(char: str) -> str | None:
 
 def fold(text: str) -> Folded:
     """Folded words of `text`; apostrophes and possessive endings are dropped ("O'Brien's" -> "obrien")."""
+    return _fold_short(text) if len(text) <= _SHORT else _fold(text)
+
+
+@lru_cache(maxsize=2048)
+def _fold_short(text: str) -> Folded:
+    return _fold(text)
+
+
+def _fold(text: str) -> Folded:
     chars: list[str] = []
     at: list[int] = []
     for i, char in enumerate(text):
@@ -121,6 +131,20 @@ def _edge(text: str, outside: int, inside: int) -> bool:
     if not 0 <= outside < len(text) or text[outside] in " \n":
         return True
     return bool(_NO_SPACES.match(text[outside]) or _NO_SPACES.match(text[inside]))
+
+
+def separates(text: str) -> bool:
+    """Whether `text` holds something that ends a word."""
+    return any(_fold_char(char) is None for char in text)
+
+
+def undecided(text: str) -> int:
+    """Where the "s" of a possessive ending stands with which `text` ends; it is one only if no letter follows. The
+    length of `text` where it ends otherwise."""
+    kept = [(i, folded) for i, char in enumerate(text) if (folded := _fold_char(char)) != ""]
+    if len(kept) >= 2 and kept[-1][1] == "s" and (kept[-2][1] or " ")[-1] == "'":
+        return kept[-1][0]
+    return len(text)
 
 
 def neutralise(text: str) -> str:

@@ -10,9 +10,12 @@ from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
 
 from guard.context import RequestContext
+from guard.detection.literals import Hit
 from guard.engine.answers import Disguise
 from guard.engine.rewriting import Salts
 from guard.types import Admission, AppliedEdit, Prompt
+
+OUTPUT = "output_filter"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +56,15 @@ def note(context: RequestContext | None, admission: Admission, applied: Sequence
         methods = [c.method for c in admission.decision.chosen] or ["refusal"]
         context.applied += [m for m in methods if m not in context.applied]
         context.edits += applied
+
+
+def note_hits(context: RequestContext | None, hits: Sequence[Hit]) -> None:
+    """Tell the request's context which answers were cut, and for whom."""
+    if context is not None and hits:
+        context.applied += [OUTPUT] if OUTPUT not in context.applied else []
+        for hit in hits:
+            what = "name" if hit.named else "answer"
+            context.events.append({"event": "output", "target": hit.target_id, "said": what, "action": "cut"})
 
 
 def remember_beams(call: Call, verdict: Verdict, output: RequestOutput) -> None:

@@ -11,6 +11,7 @@ from collections.abc import AsyncGenerator, Awaitable, Sequence
 from contextlib import aclosing
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from vllm.outputs import PoolingRequestOutput, RequestOutput
@@ -19,16 +20,19 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine.async_llm import AsyncLLM
 
 from guard.context import RequestContext, current
+from guard.detection.literals import Hit
 from guard.engine import rewriting
-from guard.engine.answers import Disguise, cut, folded
-from guard.engine.calls import Call, Verdict, note, remember_beams, salted
+from guard.engine.answers import Disguise, folded
+from guard.engine.calls import Call, Verdict, note, note_hits, remember_beams, salted
 from guard.engine.edits import KEY, Order, fingerprint, to_wire
 from guard.engine.failures import NotLive, on_the_wire
 from guard.engine.lora import Adapters, adapter_of
 from guard.engine.queues import Queues
 from guard.engine.reading import encode, insert, read
 from guard.engine.records import Reports
+from guard.engine.speaking import Speaking, without_forbidden
 from guard.errors import BadRequest, GuardUnavailable, LetheError
+from guard.speech import Speech
 from guard.types import Admission, AppliedEdit, Edit, Plan, Prompt, Reply, Sighting
 
 log = logging.getLogger("lethe.engine")
@@ -43,6 +47,22 @@ class Admitter(Protocol):
     def sighted(self, prompt: Prompt, before: Admission, found: Sequence[Sighting]) -> Admission:
         """The verdict on a prompt that was let through `before`, now that gates have fired."""
         ...
+
+    def speech(self, prompt: Prompt, context: RequestContext | None) -> Speech:
+        """One answer to the prompt, on its way out."""
+        ...
+
+    def reply_after(self, hit: Hit) -> Reply:
+        """What to say in the place of an answer that said something forbidden."""
+        ...
+
+
+class Resighted(Exception):
+    """A gate has fired on a request; `admission` is the verdict on it now."""
+
+    def __init__(self, admission: Admission) -> None:
+        super().__init__()
+        self.admission = admission
 
 
 class GuardedAsyncLLM(AsyncLLM):
@@ -188,10 +208,9 @@ class GuardedAsyncLLM(AsyncLLM):
     async def _judge(self, prompt: Prompt, context: RequestContext | None) -> Admission:
         if context is not None and (known := context.admissions.get(prompt.token_ids)):
             return known
-        if self.guard is None:
-            raise GuardUnavailable("The guard is not attached yet; try again.")
+        guard = self._guard()
         try:
-            admission = await self.guard.admit(prompt, context)
+            admission = await guard.admit(prompt, context)
         except LetheError:
             raise
         except Exception as error:
@@ -202,22 +221,50 @@ class GuardedAsyncLLM(AsyncLLM):
         return admission
 
     async def _deltas(self, call: Call, verdict: Verdict) -> AsyncGenerator[RequestOutput, None]:
-        """The model's own answer, the edited model's, or a reply instead of it."""
+        """The model's own answer, the edited model's, or a reply instead of it. Nothing forbidden is in it."""
         admission = verdict.admission
-        if admission.plan.watches:
-            source = self._observed(call, verdict)
-        elif not admission.matched:
-            source = self._run(
-                salted(call.prompt, call.salt(self.salts)), call.params, call.request_id, call.options
-            )
-        elif (reply := self._reply_to(call, admission)) is not None:
+        if admission.matched and (reply := self._reply_to(call, admission)) is not None:
             yield self._instead(call, verdict, reply)
             return
-        else:
-            source = self._intervened(call, admission)
-        async with aclosing(source) as outputs:
-            async for output in outputs:
-                yield output
+        guard = self._guard()
+        speech = partial(guard.speech, call.read, call.context)
+        speaking = Speaking(call, speech, guard.reply_after, self.get_tokenizer())
+        try:
+            async with aclosing(self._answered(call, admission)) as outputs:
+                async for output in outputs:
+                    if call.beam:
+                        prior = call.read.token_ids[verdict.judged :]
+                        yield without_forbidden(output, prior, speech(), self.get_tokenizer())
+                        continue
+                    shown = speaking.take(output)
+                    if shown is not None:
+                        yield shown
+                    if speaking.hits and speaking.over:
+                        break
+        except Resighted as fired:
+            if speaking.last is not None:  # part of the answer has left: it ends there
+                note(call.context, fired.admission, ())
+                yield speaking.end()
+            else:
+                async with aclosing(self._deltas(call, replace(verdict, admission=fired.admission))) as again:
+                    async for output in again:
+                        yield output
+        finally:
+            note_hits(call.context, speaking.hits)
+
+    def _answered(self, call: Call, admission: Admission) -> AsyncGenerator[RequestOutput, None]:
+        """What the model says, with the edits or gates that the admission asks for."""
+        if admission.plan.watches:
+            return self._observed(call, admission)
+        if admission.matched:
+            return self._intervened(call, admission)
+        prompt = salted(call.prompt, call.salt(self.salts))
+        return self._run(prompt, call.params, call.request_id, call.options)
+
+    def _guard(self) -> Admitter:
+        if self.guard is None:
+            raise GuardUnavailable("The guard is not attached yet; try again.")
+        return self.guard
 
     def _reply_to(self, call: Call, admission: Admission) -> Reply | None:
         """The reply to give without the engine, also where no planned method can act: a request runs with one
@@ -243,39 +290,25 @@ class GuardedAsyncLLM(AsyncLLM):
             return call.disguise.reply("", ids, call.params.n, "length")
         return call.disguise.reply(reply.text, ids, call.params.n, reason)
 
-    async def _observed(self, call: Call, verdict: Verdict) -> AsyncGenerator[RequestOutput, None]:
-        """The model's own answer for as long as no gate fires. What it says then never leaves: the request is given
-        up and asked again, matched, or where part of its answer has left already, it ends there."""
+    async def _observed(self, call: Call, admission: Admission) -> AsyncGenerator[RequestOutput, None]:
+        """The model's own answer for as long as no gate fires. What it says then never leaves.
+
+        Raises:
+            Resighted: a gate has fired; the request is given up.
+        """
         params = copy(call.params)
         params.skip_reading_prefix_cache = True  # gates see what is computed, and only that
-        order = Order(uuid.uuid4().hex, "", watches=verdict.admission.plan.watches)
-        ended: set[int] = set()
-        last: RequestOutput | None = None
-        found: tuple[Sighting, ...] = ()
+        order = Order(uuid.uuid4().hex, "", watches=admission.plan.watches)
         prompt = salted(call.prompt, call.salt(self.salts))
         async with aclosing(self._ordered(order, prompt, params, call.request_id, call.options)) as outputs:
             async for output in outputs:
-                found = await self._vouched(self.reports.sightings(order.ticket))
-                if found:
-                    break
-                yield output
-                last, ended = output, ended | {o.index for o in output.outputs if o.finished()}
-        if not found:
-            return
-        admission = self._resighted(call, verdict.admission, found)
-        if last is not None:
-            note(call.context, admission, ())
-            yield cut(last, params, ended)
-            return
-        async with aclosing(self._deltas(call, replace(verdict, admission=admission))) as again:
-            async for output in again:
+                if found := await self._vouched(self.reports.sightings(order.ticket)):
+                    raise Resighted(self._resighted(call, admission, found))
                 yield output
 
     def _resighted(self, call: Call, before: Admission, found: tuple[Sighting, ...]) -> Admission:
         """The verdict on a request in which gates have fired, which from now on is the one on its prompt."""
-        if self.guard is None:
-            raise GuardUnavailable("The guard is not attached yet; try again.")
-        admission = self.guard.sighted(call.read, before, found)
+        admission = self._guard().sighted(call.read, before, found)
         if call.context is not None:
             call.context.admissions[call.read.token_ids] = admission
         return admission

@@ -13,7 +13,9 @@ import pytest
 
 from guard.config import AdapterSettings
 from guard.context import RequestContext, enter, leave
-from guard.types import Admission, Chosen, Decision, Match, Plan, Prompt, Span
+from guard.detection.literals import Found, Hit
+from guard.speech import Look, Speech
+from guard.types import Admission, Chosen, Decision, Match, Plan, Prompt, Reply, Span
 
 WORDS = "the quick brown fox jumps over a lazy dog while many small birds sing in old trees"
 BLOCK = 32
@@ -96,10 +98,18 @@ class Script:
 
     verdict: Callable[[Prompt], Admission] = lambda prompt: allowed()
     judged: list[Prompt] = field(default_factory=list)
+    look: Look = lambda text, begun, ended: Found(len(text))
+    reply: Reply = field(default_factory=Reply)
 
     async def admit(self, prompt: Prompt, context: RequestContext | None) -> Admission:
         self.judged.append(prompt)
         return self.verdict(prompt)
+
+    def speech(self, prompt: Prompt, context: RequestContext | None) -> Speech:
+        return Speech(self.look)
+
+    def reply_after(self, hit: Hit) -> Reply:
+        return self.reply
 
 
 def allowed() -> Admission:
@@ -225,6 +235,8 @@ async def _start(model_dir: Path, adapters: AdapterSettings) -> Any:
 def served(_served: Harness) -> Iterator[Harness]:
     """The engine with a guard that allows everything until the test says otherwise, and an empty cache."""
     _served.guard.verdict = lambda prompt: allowed()
+    _served.guard.look = lambda text, begun, ended: Found(len(text))
+    _served.guard.reply = Reply()
     _served.guard.judged.clear()
     _served.engine.guard = _served.guard
     _served.run(_served.engine.reset_prefix_cache())

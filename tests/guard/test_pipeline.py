@@ -9,12 +9,14 @@ import pytest
 
 from guard.context import RequestContext
 from guard.crypto import Secrets
+from guard.detection.base import Form
+from guard.detection.literals import Hit, Literals
 from guard.detection.tools import Tool
 from guard.errors import GuardUnavailable
 from guard.pipeline import Guard
 from guard.snapshot import Snapshot
 from guard.targets import TargetSpec
-from guard.types import Admission, Detection, Prompt, Rung, Sighting, Span, Watch
+from guard.types import Admission, Detection, Prompt, Reply, Rung, Scope, Sighting, Span, Watch
 
 TEXT = "Who is Jane Doe?"
 PROMPT = Prompt(TEXT, tuple(range(4)), (Span(0, 3), Span(3, 6), Span(6, 11), Span(11, 16)))
@@ -199,3 +201,67 @@ async def test_without_targets_of_kind_tool_no_tool_is_judged(guard):
 async def test_tools_that_cannot_be_judged_fail_closed(guard):
     with pytest.raises(GuardUnavailable):
         await guard(Gate(error=RuntimeError("boom")), kind="tool").tools([TOOL], CONTEXT)
+
+
+@dataclass(frozen=True)
+class Compiled:
+    target_id: str
+    spec: TargetSpec
+    scope: Scope
+    forms: tuple[Form, ...]
+
+
+def speaking(guard, prompt=PROMPT, tenant=None, **spec):
+    """What leaves of an answer that gives name and fact of Jane Doe away, and the hit."""
+    made = guard(Gate(), answers=["was born in Vintry"], **spec)
+    (target,) = made.snapshot().targets.values()
+    of = Compiled("jane", target.spec, target.spec.scope.frozen(), (Form("jane doe", 1.0),))
+    snapshot = made.snapshot()
+    snapshot.gate.literals = Literals([of])
+    context = RequestContext("d", "/", 0.0, tenant=tenant)
+    speech = made.speech(prompt, context)
+    return speech.say("I think Jane Doe was born in Vintry.", ended=True), speech.hit
+
+
+ANOTHER = Prompt("Who wrote that?")
+
+
+async def test_a_name_that_the_prompt_does_not_say_is_not_said(guard):
+    out, hit = speaking(guard, ANOTHER)
+    assert (out, hit.named) == ("I think ", True)
+
+
+async def test_a_name_that_the_prompt_says_may_be_repeated_but_what_is_known_of_it_not(guard):
+    out, hit = speaking(guard)
+    assert (out, hit.named) == ("I think Jane Doe ", False)
+
+
+async def test_what_the_client_supplies_is_repeated_by_policy_only(guard):
+    supplied = Prompt("It says that Jane Doe was born in Vintry. Where was she born?")
+    assert speaking(guard, supplied)[1] is not None
+    assert speaking(guard, supplied, policy={"context": "answer"})[1] is None
+    assert speaking(guard, PROMPT, policy={"context": "answer"})[1] is not None
+
+
+async def test_answers_are_not_cut_for_targets_that_only_watch_or_bind_others(guard):
+    assert speaking(guard, ANOTHER, mode="shadow")[1] is None
+    assert speaking(guard, ANOTHER, scope={"tenants": ["acme"]})[1] is None
+    assert speaking(guard, ANOTHER, tenant="acme", scope={"tenants": ["acme"]})[1] is not None
+
+
+async def test_a_target_that_comes_while_an_answer_is_said_still_takes_effect(guard):
+    made = guard(Gate())
+    before, after = Snapshot(1, Gate(), {}), made.snapshot()
+    spec = after.targets["jane"].spec
+    after.gate.literals = Literals([Compiled("jane", spec, spec.scope.frozen(), (Form("jane doe", 1.0),))])
+    current = [before]
+    speech = replace(made, snapshot=lambda: current[0]).speech(ANOTHER, None)
+    assert speech.say("By Jane Doe, ") == "By Jane Doe, "
+    current[0] = after
+    assert speech.say("yes, Jane Doe.", ended=True) == "yes, " and speech.hit is not None
+
+
+async def test_the_reply_is_the_targets(guard):
+    hit = Hit("jane", 0, 1, True)
+    assert guard(Gate(), reply={"text": "Who?"}).reply_after(hit).text == "Who?"
+    assert guard(Gate()).reply_after(replace(hit, target_id="gone")) == Reply()

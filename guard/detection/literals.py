@@ -1,0 +1,117 @@
+"""Texts that must not be said: the names of targets and the `answers` registered for them, found as they are written.
+
+A text is found whatever its case, accents, look-alike letters or signs between words (guard.detection.text), between
+word boundaries. The search is for streams: it tells how much of what was said so far can no longer become a part of
+a forbidden text, whatever comes next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import ahocorasick
+
+from guard.detection.base import CompiledTarget
+from guard.detection.layers import Layers
+from guard.detection.text import bounded, fold, separates, undecided
+
+CONTEXT = 16  # characters in front of a text that are read to see whether a word begins there
+
+
+@dataclass(frozen=True, slots=True)
+class Hit:
+    """A forbidden text at characters [start, end); `named` tells a target's name from one of its answers."""
+
+    target_id: str
+    start: int
+    end: int
+    named: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a look at the text so far says: characters from `safe` on must wait; the first forbidden text, if any."""
+
+    safe: int
+    hit: Hit | None = None
+
+
+Owner = tuple[CompiledTarget, bool]
+"""A target that forbids a text, and whether the text is a name of it."""
+Forbids = Callable[[CompiledTarget, bool], bool]
+
+
+class Literals:
+    """All forbidden texts of `compiled`. Immutable; shares with `before` what a change leaves alone."""
+
+    def __init__(self, compiled: Sequence[CompiledTarget], before: Literals | None = None) -> None:
+        self._finders: Layers[ahocorasick.Automaton] = (
+            before._finders if before else Layers(_finder)
+        ).renewed(compiled)
+
+    def said_in(self, text: str) -> frozenset[tuple[str, bool]]:
+        """(target id, whether by name) of all that `text` says."""
+        folded = fold(text)
+        return frozenset((target.target_id, named) for _, _, target, named in self._bounded(folded.text))
+
+    def look(self, text: str, begun: int, forbids: Forbids, *, ended: bool) -> Found:
+        """How far `text` can leave, of which the characters in front of `begun` have left.
+
+        Args:
+            forbids: whether a target forbids its names (True) or its answers (False) here.
+            ended: nothing comes behind `text`.
+        """
+        folded = fold(text)
+        first: Hit | None = None
+        for start, end, target, named in self._bounded(folded.text):
+            span = folded.span(start, end)
+            # Behind the last word another letter may still come, and make it another word.
+            whole = ended or end < len(folded.text) or separates(text[span.end :])
+            sooner = first is None or (span.start, -span.end) < (first.start, -first.end)
+            if span.start >= begun and whole and sooner and forbids(target, named):
+                first = Hit(target.target_id, span.start, span.end, named)
+        if ended:
+            return Found(first.start if first else len(text), first)
+        waits = (folded.starts[i] for i in self._begun(folded.text))
+        safe = min(next((start for start in waits if start >= begun), len(text)), undecided(text))
+        return Found(first.start, first) if first and first.start <= safe else Found(safe)
+
+    def _bounded(self, text: str) -> Iterator[tuple[int, int, CompiledTarget, bool]]:
+        """(start, end, target, whether it is a name) of every forbidden text in folded `text`."""
+        for finder in self._finders:
+            for last, (length, owners) in finder.iter(text) if len(finder) else ():
+                start, end = last + 1 - length, last + 1
+                if bounded(text, start, end):
+                    yield from ((start, end, *owner) for owner in owners if self._finders.holds(owner[0]))
+
+    def _begun(self, text: str) -> Iterator[int]:
+        """Where in folded `text` a forbidden text may have begun that goes on behind its end; first come first."""
+        for start in range(len(text)):
+            if text[start] != " " and bounded(text, start, len(text)):
+                rest = text[start:]
+                if any(len(finder) and finder.match(rest) for finder in self._finders):
+                    yield start
+
+
+def _finder(targets: Sequence[CompiledTarget]) -> ahocorasick.Automaton:
+    owners: dict[str, list[Owner]] = {}
+    for target in targets:
+        for text, named in _texts(target):
+            owners.setdefault(text, []).append((target, named))
+    made = ahocorasick.Automaton()
+    for text, found in owners.items():
+        made.add_word(text, (len(text), tuple(found)))
+    if owners:
+        made.make_automaton()
+    return made
+
+
+def _texts(target: CompiledTarget) -> Iterable[tuple[str, bool]]:
+    """The target's names as they are registered, and its answers."""
+    for form in target.forms:
+        if form.score == 1.0:
+            yield form.text, True
+    for answer in target.spec.answers:
+        if text := fold(answer).text:
+            yield text, False
