@@ -34,7 +34,7 @@ MEDIA_PARTS = frozenset(
     {"image_url", "input_image", "image", "input_audio", "audio_url", "video_url", "image_embeds"}
 )
 CONTENT_ROLES = frozenset({"user", "system", "developer"})
-MAX_ASIDES = 2_000
+MAX_ASIDES = 2_000  # strings that are judged one by one; those behind them are judged as one text
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def facts(body: dict[str, Any], *, max_n: int) -> Facts:
         model=model if isinstance(model, str) else None,
         stream=body.get("stream") is True,
         messages=tuple(_messages(body)),
-        asides=tuple(_strings({key: body[key] for key in ASIDE_KEYS if key in body}))[:MAX_ASIDES],
+        asides=_asides({key: body[key] for key in ASIDE_KEYS if key in body}),
         must_parse=_must_parse(body),
     )
 
@@ -152,6 +152,13 @@ def _text(item: Any) -> str:
             for p in content
         )
     return " ".join(_strings(content))
+
+
+def _asides(fields: dict[str, Any]) -> tuple[str, ...]:
+    """Every string in `fields`; none is left out, however many there are."""
+    found = tuple(_strings(fields))
+    rest = found[MAX_ASIDES:]
+    return (*found[:MAX_ASIDES], "\n".join(rest)) if rest else found
 
 
 def _strings(value: Any) -> Iterator[str]:

@@ -53,6 +53,12 @@ def test_the_strongest_detection_speaks_and_the_name_gives_the_span():
     assert decision.matches[0].spans == (NAME,)
 
 
+def test_a_window_that_matched_without_the_name_is_shown_beside_it():
+    around, elsewhere = Span(0, NAME.end + 1), Span(NAME.end + 1, len(TEXT))
+    decision = verdict({"jane": target()}, hit(), hit(detector="semantic", spans=(around, elsewhere)))
+    assert decision.matches[0].spans == (NAME, elsewhere)
+
+
 def test_shadow_targets_are_listed_and_change_nothing():
     decision = verdict({"jane": target(mode="shadow")}, hit())
     assert decision.action == "allow" and decision.matches[0].shadow

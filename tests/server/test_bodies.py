@@ -82,6 +82,35 @@ def test_texts_that_do_not_stand_in_the_prompt_are_read():
 
 
 @pytest.mark.parametrize(
+    "fields",
+    [
+        {"stop": "Ada Lovelace"},
+        {"stop": ["x", "Ada Lovelace"]},
+        {"bad_words": ["Ada Lovelace"]},
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {"title": "Ada Lovelace"}}}},
+        {"response_format": {"type": "structural_tag", "structures": [{"begin": "Ada Lovelace"}]}},
+        {"text": {"format": {"type": "json_schema", "schema": {"properties": {"Ada Lovelace": {}}}}}},
+        {"structured_outputs": {"choice": ["no", "Ada Lovelace"]}},
+        {"structured_outputs": {"regex": "Ada Lovelace|x"}},
+        {"structured_outputs": {"grammar": 'root ::= "Ada Lovelace"'}},
+        {"guided_choice": ["Ada Lovelace"]},
+        {"documents": [{"title": "x", "text": "Of Ada Lovelace."}]},
+        {"chat_template_kwargs": {"topic": {"name": "Ada Lovelace"}}},
+        {"tools": [{"type": "function", "function": {"name": "f", "description": "Asks Ada Lovelace."}}]},
+        {"suffix": "said Ada Lovelace"},
+    ],
+)
+def test_no_field_that_steers_an_answer_is_unread(fields):
+    assert any("Ada Lovelace" in aside for aside in facts({"prompt": "x", **fields}, max_n=64).asides)
+
+
+def test_a_name_behind_very_many_strings_is_read():
+    body = {"prompt": "x", "stop": ["y"] * 2_500 + ["Ada Lovelace"]}
+    asides = facts(body, max_n=64).asides
+    assert len(asides) == 2_001 and asides[-1].endswith("y\nAda Lovelace")
+
+
+@pytest.mark.parametrize(
     ("body", "expected"),
     [
         ({}, False),
