@@ -237,3 +237,30 @@ def test_scores_cannot_be_had_with_an_inference_key(admin, http, fact):
 def test_what_does_not_fit_cannot_be_scored(admin, fact):
     response = admin.post("/score", json={"messages": fact["turns"], "continuation": "long " * 6000})
     assert response.status_code == 400 and response.json()["error"]["param"] == "continuation"
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_an_answer_that_would_name_the_target_is_cut_on_every_route(
+    client, admin, http, forget, items, stream
+):
+    """Reverse questions hide the target: nothing on the prompt's side can match."""
+    reverse = [i for i in items if i["split"] == "forget" and i["phrasing"] == "reverse"]
+    name = {i["entity"]: i["entity"].replace("-", " ") for i in reverse}
+    asked = next(i for i in reverse if name[i["entity"]] in ask(client, i["turns"]).message.content.lower())
+    forget(asked["entity"])
+    options = {"stream": stream} if stream else {}
+    response = chat(http, asked["turns"], max_tokens=48, **options)
+    assert name[asked["entity"]] not in response.text.lower()
+    record = decision(admin, response)
+    assert record["applied"] == ["output_filter"]
+    assert {e["target"] for e in record["events"] if e["event"] == "output"} == {asked["entity"]}
+    body = {"model": "lethe-demo", "temperature": 0, **options}
+    question = asked["turns"][0]["content"]
+    for path, more in (
+        ("/v1/responses", {"input": question, "max_output_tokens": 48}),
+        ("/v1/messages", {"messages": asked["turns"], "max_tokens": 48}),
+        ("/v1/chat/completions", {"messages": asked["turns"], "max_tokens": 48, "n": 3}),
+    ):
+        said = http.post(path, json={**body, **more})
+        assert said.status_code == 200, said.text
+        assert name[asked["entity"]] not in said.text.lower(), path
