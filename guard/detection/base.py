@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,27 +36,27 @@ class Form:
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """Folded words that point to a target without being its name.
+    """The folded words of a target's texts: `weights` are nats of evidence for the target of those that are rare
+    elsewhere, `vocabulary` are all of them. Words that come together, as those of one name do, are one fact: `stands`
+    gives the one that stands for each, and "" for ordinary words, which together say no more than `ordinary` nats."""
 
-    `parts` are words of the name with their share of it, `strong` are titles and compound proper names from
-    description and examples, `weak` are single proper names, years and unusual words. `vocabulary` holds
-    every word of names and terms: a capitalised name made only of such words is not somebody else's."""
-
-    parts: Mapping[str, float] = field(default_factory=dict)
-    strong: frozenset[str] = frozenset()
-    weak: frozenset[str] = frozenset()
+    weights: Mapping[str, float] = field(default_factory=dict)
+    stands: Mapping[str, str] = field(default_factory=dict)
     vocabulary: frozenset[str] = frozenset()
+    ordinary: float = 0.0
 
-
-@dataclass(frozen=True, eq=False)
-class Head:
-    """A logistic classifier of windows: `weights` [dim] on the vector, `coefficients` on the evidence
-    features."""
-
-    weights: np.ndarray
-    coefficients: np.ndarray
-    bias: float
-    threshold: float
+    def nats(self, held: Iterable[str], at_most: Mapping[str, float] = MappingProxyType({})) -> float:
+        """The evidence of a text that holds these words: of each fact, that of its rarest word. `at_most` are nats of
+        words that have become frequent."""
+        facts: dict[str, float] = {}
+        common = 0.0
+        for word in held:
+            weight = min(self.weights.get(word, 0.0), at_most.get(word, math.inf))
+            if fact := self.stands.get(word, word):
+                facts[fact] = max(facts.get(fact, 0.0), weight)
+            else:
+                common += weight
+        return sum(facts.values()) + min(common, self.ordinary)
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +75,8 @@ class Exemption:
 class CompiledTarget:
     """Everything that the detectors need of one target. `vectors` [rows, dim] are those of `texts`: windows
     of its examples and sentences of its description; `ceilings` [rows] are the similarities of their nearest
-    near misses."""
+    near misses, and `plain` [rows] says which come from a text without name or fact to tell the target by.
+    `evidence_threshold` is in nats, None where there is nothing to weigh."""
 
     target_id: str
     version: int
@@ -84,9 +87,10 @@ class CompiledTarget:
     texts: tuple[str, ...]
     vectors: np.ndarray
     ceilings: np.ndarray
+    plain: np.ndarray
     lexical_threshold: float
     semantic_threshold: float
-    head: Head | None
+    evidence_threshold: float | None
     exemption: Exemption | None
     calibration: Mapping[str, Any]
 

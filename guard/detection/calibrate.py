@@ -1,4 +1,6 @@
-"""Thresholds from measured scores of texts that must not match: split-conformal, one stratum at a time."""
+"""Thresholds from measured scores of texts that must not match: split-conformal, one stratum at a time.
+
+A stratum of its own for each sort of negatives, because the many easy ones would outvote the few hard ones."""
 
 from __future__ import annotations
 
@@ -11,69 +13,84 @@ from typing import Any
 import numpy as np
 
 _CLEAR = 0.1  # quantile of the own scores that counts as the upper side of the gap
-_HIGHEST = 0.999  # a prompt that equals an example must be able to match
+HIGHEST = 0.999  # a prompt that equals an example must be able to match
 
 
-@dataclass(frozen=True, slots=True)
-class Calibrated:
-    """A threshold with what it was measured on; `report` is JSON-able."""
+@dataclass(frozen=True, eq=False)
+class Stratum:
+    """Scores of one sort of texts that must not match, the highest `of` so many, and the rate at which new ones of
+    that sort may."""
 
-    threshold: float
-    report: dict[str, Any]
+    scores: np.ndarray
+    fpr: float
+    of: int
 
 
-def conformal(scores: np.ndarray, fpr: float) -> float:
+def conformal(scores: np.ndarray, fpr: float, of: int | None = None, *, nats: bool = False) -> float:
     """The smallest threshold at which a new text of the same sort fires with probability at most `fpr`.
 
-    With n scores that is the ceil((n+1)(1-fpr))-th smallest. Too few scores cannot promise `fpr`: then it is
-    estimated from the spread of the upper half around the median, as of a normal distribution.
+    With n scores that is the ceil((n+1)(1-fpr))-th smallest; `scores` may be the highest ones `of` so many. Too few
+    scores cannot promise `fpr`. Then it is estimated from the spread of the upper half around the median, as of a
+    normal distribution; for scores that are `nats` of evidence, by a nat more for each factor e that is missing, since
+    a likelihood ratio of k comes up by chance at most once in k times (Ville 1939).
     """
     n = len(scores)
     if not n:
         return -math.inf
     ordered = np.sort(scores).astype(np.float64)
-    rank = math.ceil((n + 1) * (1 - fpr))
+    total = max(of or n, n)
+    rank = math.ceil((total + 1) * (1 - fpr)) - (total - n)
     if rank <= n:
-        return float(np.nextafter(ordered[rank - 1], np.inf))
+        return float(np.nextafter(ordered[max(rank, 1) - 1], np.inf))
+    if nats:
+        return float(ordered[-1]) - math.log((total + 1) * fpr)
     middle = float(np.median(ordered))
     spread = math.sqrt(float(np.mean((ordered[n // 2 :] - middle) ** 2)))
     return middle + NormalDist().inv_cdf(1 - fpr) * spread + 1e-6
 
 
-def calibrate(
-    strata: Mapping[str, np.ndarray],
+def of_similarity(strata: Mapping[str, Stratum], own: np.ndarray) -> float:
+    """The similarity that keeps every stratum at its rate.
+
+    Real traffic is more varied than any set of negatives: where most of the target's `own` texts, each judged
+    without itself, lie clear above, the threshold is put in the middle of the gap."""
+    lowest = max((conformal(s.scores, s.fpr, s.of) for s in strata.values()), default=1.0)
+    clear = float(np.quantile(own, _CLEAR)) if len(own) else lowest
+    return min(max(lowest, (lowest + clear) / 2), HIGHEST)
+
+
+def of_evidence(strata: Mapping[str, Stratum]) -> float:
+    """The nats that keep every stratum at its rate, and traffic that no stratum stands for at the strictest of the
+    rates, as far as the evidence is what it claims to be (Ville 1939)."""
+    chance = max((math.log(1 / s.fpr) for s in strata.values()), default=math.inf)
+    return max([chance, *(conformal(s.scores, s.fpr, s.of, nats=True) for s in strata.values())])
+
+
+def report(
+    strata: Mapping[str, Stratum],
     own: np.ndarray,
-    fpr: Mapping[str, float],
-    fixed: float | None = None,
+    threshold: float,
     shown: Callable[[np.ndarray], np.ndarray] = np.asarray,
-) -> Calibrated:
-    """The threshold that keeps every stratum of negatives at its rate in `fpr`, or `fixed`.
-
-    A stratum of its own for each sort of negatives, because the many easy ones would outvote the few hard
-    ones. Real traffic is more varied than any set of negatives: where most of the target's own texts lie
-    clear above, the threshold is put in the middle of the gap.
-
-    `own` are leave-one-out scores of the target's own texts. `shown` turns raw scores into those in [0, 1]
-    that users see; it is monotone, and `fixed` is such a score."""
-    if fixed is not None:
-        threshold = fixed
-    else:
-        lowest = max((conformal(scores, fpr[name]) for name, scores in strata.items()), default=1.0)
-        clear = float(np.quantile(own, _CLEAR)) if len(own) else lowest
-        threshold = min(float(shown(np.array(max(lowest, (lowest + clear) / 2)))), _HIGHEST)
-    seen = {name: shown(scores) for name, scores in strata.items()}
-    own = shown(own)
+) -> dict[str, Any]:
+    """What a threshold lets through, JSON-able. `shown` turns scores and threshold into those in [0, 1] that users
+    see."""
+    seen = {name: shown(stratum.scores) for name, stratum in strata.items()}
+    least, mine = float(shown(np.array(threshold))), shown(own)
     measured = {
-        name: {"n": len(scores), "false_positive_rate": share(scores, threshold)}
+        name: {
+            "n": len(scores),
+            "of": strata[name].of,
+            "allowed": strata[name].fpr,
+            "false_positive_rate": share(scores, least),
+        }
         for name, scores in seen.items()
     }
-    report = {
-        "threshold": round(float(threshold), 6),
+    return {
+        "threshold": round(least, 6),
         "negatives": measured,
-        "recall": {"n": len(own), "rate": share(own, threshold), "how": "leave one out"},
-        "histogram": {"negatives": histogram(list(seen.values())), "own": histogram([own])},
+        "recall": {"n": len(mine), "rate": share(mine, least), "how": "leave one out"},
+        "histogram": {"negatives": histogram(list(seen.values())), "own": histogram([mine])},
     }
-    return Calibrated(float(threshold), report)
 
 
 def share(scores: np.ndarray, threshold: float) -> float | None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,24 +13,15 @@ import numpy as np
 
 from guard.detection.background import background, background_hash
 from guard.detection.background_vectors import Background, load_background
-from guard.detection.base import WINDOW_CHARS, CompiledTarget, Exemption, Form, Head, Terms
-from guard.detection.calibrate import Calibrated, calibrate
-from guard.detection.classifier import sigmoid
+from guard.detection.base import WINDOW_CHARS, CompiledTarget, Exemption, Form
+from guard.detection.calibrate import HIGHEST, of_evidence, of_similarity, report
 from guard.detection.encoder import Encoder
-from guard.detection.evidence import (
-    amounts,
-    background_strangers,
-    folded_background,
-    names_other,
-    rate,
-    terms,
-)
+from guard.detection.evidence import nats, probability, rate, terms
 from guard.detection.exemption import exemption, named_retain
-from guard.detection.material import Material, Texts, gather
+from guard.detection.material import Material, gather
 from guard.detection.names import MISSPELT, forms
 from guard.detection.swaps import mentions
 from guard.detection.text import fold
-from guard.detection.training import train
 from guard.detection.windows import windows
 from guard.errors import TargetRefused
 from guard.targets import TargetSpec
@@ -70,20 +60,24 @@ class Compiler:
         names = self._names(spec, force)
         if not force:
             self._check_examples(spec)
-        of = terms(spec)
         rng = random.Random(f"{target_id}\x00{spec.name}")
         sample = others if len(others) <= _OTHERS else rng.sample(others, _OTHERS)
-        strangers_only = [o for o in sample if o.target_id != target_id and not _same(o, names)]
-        material = gather(spec, of, self._encoder, strangers_only, self._background.vectors, rng)
-        rate_of_prompts, fixed = spec.threshold.fpr or DEFAULT_FPR, spec.threshold.score
-        fpr = {"near": rate_of_prompts, "others": rate_of_prompts, "retain": rate_of_prompts}
-        fpr["background"] = rate_of_prompts / _WINDOWS
-        semantic = self._semantic(material, fpr, fixed)
-        head, classified = self._head(material, of, fpr, fixed)
+        strangers = [o for o in sample if o.target_id != target_id and not _same(o, names)]
+        of = terms(spec, strangers)
+        material = gather(spec, of, self._encoder, strangers, self._background.vectors, rng)
+        rates = _rates(spec, len(others))
+        fixed = spec.threshold.score
+        similar, weighed = material.strata("meaning", rates), material.strata("evidence", rates)
+        meant, told = material.own.meaning[material.plain], material.own.evidence
         lexical = fixed if fixed is not None else MISSPELT
-        detectors = {"lexical": {"threshold": lexical, "forms": len(names)}}
-        detectors |= {"semantic": semantic.report} if semantic else {}
-        detectors |= {"classifier": classified.report} if classified else {}
+        detectors: dict[str, Any] = {"lexical": {"threshold": lexical, "forms": len(names)}}
+        semantic, least = HIGHEST if fixed is None else fixed, None
+        if material.plain.any():
+            semantic = fixed if fixed is not None else of_similarity(similar, meant)
+            detectors["semantic"] = report(similar, meant, semantic)
+        if len(told):
+            least = nats(fixed) if fixed is not None else of_evidence(weighed)
+            detectors["classifier"] = report(weighed, told, least, probability)
         return CompiledTarget(
             target_id=target_id,
             version=version,
@@ -94,9 +88,10 @@ class Compiler:
             texts=material.own.texts,
             vectors=material.own.vectors,
             ceilings=material.ceilings,
+            plain=material.plain,
             lexical_threshold=lexical,
-            semantic_threshold=semantic.threshold if semantic else 1.0,
-            head=head,
+            semantic_threshold=semantic,
+            evidence_threshold=least,
             exemption=self._exemption(spec, material),
             calibration=self._report(detectors, started),
         )
@@ -143,45 +138,14 @@ class Compiler:
             if measured > LIMIT:
                 raise _refused(f"examples[{i}]", measured)
 
-    def _semantic(
-        self, material: Material, fpr: Mapping[str, float], fixed: float | None
-    ) -> Calibrated | None:
-        """Calibration of the similarity to the nearest own text; None without any."""
-        if not len(material.own.vectors):
-            return None
-        strata = {
-            "background": material.background,
-            "near": material.near.evidence[:, 0],
-            "others": material.others.evidence[:, 0],
-            "retain": material.retain.evidence[:, 0],
-        }
-        return calibrate({k: v for k, v in strata.items() if len(v)}, material.own.evidence[:, 0], fpr, fixed)
-
-    def _head(
-        self, material: Material, of: Terms, fpr: Mapping[str, float], fixed: float | None
-    ) -> tuple[Head | None, Calibrated | None]:
-        """A trained head with its calibrated threshold; None where there is too little to train on."""
-        background = self._background_evidence(of, material.background)
-        trained = train(material, background)
-        if trained is None:
-            return None, None
-        calibrated = calibrate(trained.negatives, trained.own, fpr, fixed, sigmoid)
-        return replace(trained.head, threshold=calibrated.threshold), calibrated
-
-    def _background_evidence(self, of: Terms, near: np.ndarray) -> Texts:
-        found = amounts(of, [folded.text for folded in folded_background()])
-        other = [names_other(names, of.vocabulary) for names in background_strangers()]
-        evidence = np.column_stack([near, found, np.array(other, np.float32)]).astype(np.float32)
-        return Texts(background(), self._background.vectors, evidence)
-
     def _exemption(self, spec: TargetSpec, material: Material) -> Exemption | None:
         """From the retain prompts that hold the name; judged against the examples, or the description
         without."""
-        named = named_retain(spec, material.retain.texts)
+        named = named_retain(spec, material.negatives["retain"].texts)
         of_examples = material.sources < len(spec.examples)
         rows = of_examples if of_examples.any() else np.ones(len(material.sources), bool)
         return exemption(
-            material.retain.vectors[named],
+            material.negatives["retain"].vectors[named],
             material.own.vectors[rows],
             material.sources[rows],
             self._background.same_sort,
@@ -190,6 +154,18 @@ class Compiler:
     @cached_property
     def _background(self) -> Background:
         return load_background(self._encoder, self._cache_dir)
+
+
+def _rates(spec: TargetSpec, others: int) -> dict[str, float]:
+    """How often texts of each stratum may match. A prompt about another target could match each of the rest, so
+    all of them share the promised rate."""
+    of_prompts = spec.threshold.fpr or DEFAULT_FPR
+    return {
+        "near": of_prompts,
+        "others": of_prompts / (1 + others),
+        "retain": of_prompts,
+        "background": of_prompts / _WINDOWS,
+    }
 
 
 def _same(other: CompiledTarget, names: Sequence[Form]) -> bool:

@@ -1,32 +1,44 @@
-"""What in a text points to a target besides its name, and what points to somebody else."""
+"""What in a text points to a target, and what points to somebody else: the words, weighed in nats.
+
+A sentence encoder sees "in which genre does X write" as one question for every X: how near a text is to an example
+says what is asked, and hardly of whom. Words say that. One that the target's texts hold, and few others, is as much
+evidence for the target as it is rarer elsewhere; a name that they do not hold is evidence against it (naive Bayes: the
+logarithm of how much likelier a prompt about the target is to hold the word than any other prompt)."""
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import cache
+from itertools import dropwhile
 
-import ahocorasick
 import numpy as np
 
 from guard.detection.background import background
-from guard.detection.base import Form, Terms
-from guard.detection.names import parts
+from guard.detection.background_templates import FAMILIES
+from guard.detection.background_words import POOLS
+from guard.detection.base import CompiledTarget, Form, Terms
 from guard.detection.text import Folded, bounded, fold
 from guard.targets import TargetSpec
 
-FEATURES = ("nearest", "strong", "weak", "part", "other")
-"""How near the nearest example is, relative to its near misses (semantic.relative); strong terms (up to 2),
-weak terms (up to 4) and the share of the name that the window holds, each scaled to [0, 1]; whether it names
-somebody else."""
+OFTEN = 0.1
+"""The share of prompts about a target that hold a given one of its words, and of those that name somebody else
+beside it: the one assumption of the weights."""
+NEAR = 5.0  # nats from FLOOR to a text that equals an example
+_RARELY = 1_000.0
+# Words that are no names may be ordinary ones that the background happens to lack, one by one and all together.
+_ORDINARY, _ALL_ORDINARY = 0.05, 0.01
+_MOST_UNKNOWN = 5  # names; a text that lists many says no more with each
+_FEW_OTHERS = 10  # targets, about which nothing can be said of what targets have in common
+_SHORTEST = 3  # letters of a word
 
-_OPEN, _CLOSE, _QUOTES = r"[\"'\u201c\u00ab\u2018]", r"[\"'\u201d\u00bb\u2019]", r"\"\u201c\u201d\u00ab\u00bb"
-_QUOTED = re.compile(
-    rf"(?<!\w){_OPEN}([^\s'\u2018\u2019{_QUOTES}][^\n{_QUOTES}]{{2,80}}?)(?<!\s){_CLOSE}(?!\w)"
-)
 _CAPITAL = r"[^\W\d_a-zß-öø-ÿ][\w'\u2019.-]*"
-_PROPER = re.compile(rf"{_CAPITAL}(?:\s+(?:(?:of|the|de|van|von|der|al|bin|la|le|and)\s+)?{_CAPITAL})*")
-_NUMBER = re.compile(r"(?<![\w.])\d{3,4}(?![\w.]\d)")
+_NAME = rf"{_CAPITAL}(?:\s+(?:(?:of|the|de|van|von|der|al|bin|la|le|and)\s+)?{_CAPITAL})*"
+_PROPER = re.compile(_NAME)
+_PLACE = re.compile(rf"\b(?:in|from|near)\s+({_NAME},\s+{_NAME})")  # the town tells the country
 _OPENERS = frozenset(
     """
     what who whom whose when where which why how is are was were do does did can could would will should
@@ -39,36 +51,119 @@ _OPENERS = frozenset(
 )
 
 
-def terms(spec: TargetSpec) -> Terms:
-    """The terms of a target, from its names, description, examples and answers."""
-    common = common_words()
-    share = parts(spec, common)
-    names = {word for name in spec.names() for word in fold(name).text.split()}
-    strong: set[str] = set()
-    weak: set[str] = set()
-    for text in (spec.description, *spec.examples, *(a for a in spec.answers if len(a) < 200)):
-        for phrase in (*_QUOTED.findall(text), *proper(text), *_NUMBER.findall(text)):
-            words = [word for word in fold(phrase).text.split() if word not in names]
-            folded = " ".join(words)
-            if len(words) >= 2 and len(folded) >= 7 and folded not in _OPENERS:
-                strong.add(folded)
-            elif len(words) == 1 and len(folded) >= 3 and folded not in common:
-                weak.add(folded)
-    source = spec.description if spec.kind == "entity" else " ".join((spec.description, *spec.examples))
-    unusual = {word for word in fold(source).text.split() if len(word) >= 5 and word not in common | names}
-    weak |= {word for phrase in strong for word in phrase.split() if len(word) >= 4 and word not in common}
-    vocabulary = names | {word for phrase in strong | weak for word in phrase.split()}
-    return Terms(share, frozenset(strong), frozenset(weak | unusual), frozenset(vocabulary))
+def terms(spec: TargetSpec, others: Sequence[CompiledTarget]) -> Terms:
+    """The words of a target's names, description, examples and answers, weighed against the background and the
+    `others`. Words of names and facts (capitals, digits) may be as rare as the background allows."""
+    texts = (*spec.names(), spec.description, *spec.examples, *spec.answers)
+    vocabulary = frozenset(word for text in texts for word in words(text))
+    together = [*map(words, spec.names())]
+    for text in texts:
+        found = [part for name in proper(text) if " " in name for part in name.split(" and ")]
+        together += map(words, (*found, *_PLACE.findall(text)))
+    names = {word for text in texts for word in named(text)}.union(*together)
+    counts = _counts()
+    weights = {}
+    for word in vocabulary:
+        if len(word) < _SHORTEST and word.isascii() and not word.isdigit():
+            continue
+        held = sum(word in other.terms.vocabulary for other in others)
+        elsewhere = max((counts[word] + 1) / (len(background()) + 1), shared(held, len(others)))
+        elsewhere = max(elsewhere, 0.0 if word in names else _ORDINARY)
+        if elsewhere <= _ORDINARY:
+            weights[word] = nats_of(elsewhere)
+    stands = _united(together) | dict.fromkeys(vocabulary - names, "")
+    return Terms(weights, stands, vocabulary, math.log(OFTEN / _ALL_ORDINARY))
+
+
+def shared(holders: int, others: int) -> float:
+    """The share of other targets' prompts that are likely to hold a word, when so many of these targets do."""
+    return max(holders, 0) / (max(others, 0) + _FEW_OTHERS)
+
+
+def nats_of(share: float) -> float:
+    """The evidence of a word that so many other prompts hold."""
+    return math.log(OFTEN / share) if share < OFTEN and share > 0 else 0.0 if share else math.inf
+
+
+def _united(together: Sequence[frozenset[str]]) -> dict[str, str]:
+    """For each word of a name of several words one that stands for all that it comes with: they are one fact."""
+    stands: dict[str, str] = {}
+    for group in together:
+        first = min((stands.get(word, word) for word in group), default="")
+        joined = {stands.get(word, word) for word in group}
+        stands |= dict.fromkeys(group, first)
+        stands |= {word: first for word, other in stands.items() if other in joined}
+    return stands
+
+
+def words(text: str) -> frozenset[str]:
+    """Folded words."""
+    return frozenset(fold(text).text.split())
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """The folded words of a text, and those of them that are names or numbers."""
+
+    all: frozenset[str]
+    named: frozenset[str]
+
+
+def read(text: str) -> Words:
+    found = words(text)
+    names = [name for name, begins in _capitalised(text) if " " in name or not begins]
+    return Words(found, words(" . ".join(names)) | {word for word in found if any(c.isdigit() for c in word)})
+
+
+def named(text: str) -> frozenset[str]:
+    """Folded words of `text` that are names or numbers, as digits and capitals tell. The first word of a sentence
+    has a capital in any case."""
+    return read(text).named
 
 
 @cache
-def common_words() -> frozenset[str]:
-    """Folded words that three or more background prompts hold."""
-    counts: dict[str, int] = {}
-    for prompt in folded_background():
-        for word in set(prompt.text.split()):
-            counts[word] = counts.get(word, 0) + 1
-    return frozenset(word for word, count in counts.items() if count >= 3)
+def background_words() -> tuple[Words, ...]:
+    return tuple(read(prompt) for prompt in background())
+
+
+def unknown(of: Terms, names: Iterable[str]) -> int:
+    """How many of the `named` words belong neither to the target nor to ordinary language."""
+    return len(frozenset(names) - of.vocabulary - ordinary())
+
+
+def against(strangers: int) -> float:
+    """Nats for so many names that the target does not have."""
+    return min(strangers, _MOST_UNKNOWN) * math.log(OFTEN)
+
+
+def weigh(of: Terms, texts: Iterable[Words], near: np.ndarray) -> np.ndarray:
+    """[texts] nats that each speaks of the target; `near` [texts] is its similarity to the nearest example."""
+    told = [of.nats(text.all) + against(unknown(of, text.named)) for text in texts]
+    result: np.ndarray = NEAR * near + np.array(told, np.float32)
+    return result
+
+
+def probability(evidence: np.ndarray) -> np.ndarray:
+    """That a prompt with so many nats of evidence is about the target, if one in a thousand is."""
+    return np.asarray(1.0 / (1.0 + np.exp(np.clip(math.log(_RARELY) - evidence, -40.0, 40.0))))
+
+
+def nats(shown: float) -> float:
+    """The evidence that `probability` shows so."""
+    return math.log(max(shown, 1e-12) / max(1.0 - shown, 1e-12)) + math.log(_RARELY)
+
+
+@cache
+def ordinary() -> frozenset[str]:
+    """Ordinary words: those of the background's templates, without the names that fill them."""
+    texts = [re.sub(r"\{\w+\}", " ", text) for family in FAMILIES.values() for text in family]
+    return frozenset(word for text in (*texts, *POOLS["month"], *POOLS["day"]) for word in words(text))
+
+
+@cache
+def _counts() -> Counter[str]:
+    """How many background prompts hold each folded word."""
+    return Counter(word for prompt in folded_background() for word in set(prompt.text.split()))
 
 
 @cache
@@ -99,60 +194,14 @@ def rate(form: Form) -> float:
 
 def proper(text: str) -> list[str]:
     """Capitalised words and their sequences, without the question words and verbs that begin a sentence."""
-    found = []
+    return [name for name, _ in _capitalised(text)]
+
+
+def _capitalised(text: str) -> Iterator[tuple[str, bool]]:
+    """What `proper` finds, and whether it begins a sentence."""
     for match in _PROPER.finditer(text):
-        words = match.group().split()
-        while words and fold(words[0]).text in _OPENERS:
-            words = words[1:]
-        if words:
-            found.append(" ".join(words))
-    return found
-
-
-def strangers(text: str) -> tuple[frozenset[str], ...]:
-    """The folded words of each capitalised name of two or more words in `text`."""
-    found = (frozenset(fold(name).text.split()) for name in proper(text))
-    return tuple(words for words in found if len(words) >= 2)
-
-
-@cache
-def background_strangers() -> tuple[tuple[frozenset[str], ...], ...]:
-    """`strangers` of each background prompt."""
-    return tuple(strangers(prompt) for prompt in background())
-
-
-def names_other(found: Iterable[frozenset[str]], vocabulary: frozenset[str]) -> bool:
-    """Whether one of the names is somebody else's: a third of its words or more do not belong to the
-    target."""
-    return any(len(words - vocabulary) * 3 >= len(words) for words in found)
-
-
-def automaton(patterns: dict[str, object]) -> ahocorasick.Automaton:
-    """Finds all keys of `patterns` in one pass and gives their values."""
-    made = ahocorasick.Automaton()
-    for text, value in patterns.items():
-        made.add_word(text, (text, value))
-    made.make_automaton()
-    return made
-
-
-def amounts(of: Terms, texts: Sequence[str]) -> np.ndarray:
-    """[texts, 3] float32: strong, weak and part of `of` for each folded text, scaled as in FEATURES."""
-    patterns: dict[str, object] = dict.fromkeys((*of.parts, *of.strong, *of.weak))
-    out = np.zeros((len(texts), 3), np.float32)
-    if not patterns:
-        return out
-    finder = automaton(patterns)
-    for row, text in enumerate(texts):
-        found = {p for end, (p, _) in finder.iter(text) if bounded(text, end + 1 - len(p), end + 1)}
-        if found:
-            out[row] = scaled(of, found)
-    return out
-
-
-def scaled(of: Terms, found: Iterable[str]) -> tuple[float, float, float]:
-    """Amounts of strong terms, weak terms and name parts among the folded terms `found` in one window."""
-    words = set(found)
-    strong = min(len(words & of.strong), 2) / 2
-    weak = min(len(words & of.weak), 4) / 4
-    return strong, weak, min(sum(of.parts.get(word, 0.0) for word in words), 1.0)
+        found = match.group().split()
+        left = list(dropwhile(lambda word: fold(word).text in _OPENERS, found))
+        if left:
+            before = text[: match.start()].rstrip(" \"'(\u201c\u2018")
+            yield " ".join(left), left == found and before[-1:] in ("", ".", "!", "?", ":", "\n")

@@ -1,21 +1,22 @@
-"""The texts that a target is calibrated and trained on, with their vectors and evidence."""
+"""The texts that a target is calibrated on, with their vectors and scores."""
 
 from __future__ import annotations
 
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from guard.detection.background import background_groups
+from guard.detection.background import background, background_groups
 from guard.detection.base import WINDOW_CHARS, CompiledTarget, Terms
+from guard.detection.calibrate import Stratum
 from guard.detection.encoder import Encoder
-from guard.detection.evidence import amounts, names_other, strangers
+from guard.detection.evidence import background_words, named, ordinary, read, weigh, words
 from guard.detection.index import FLOOR, relative
 from guard.detection.swaps import mentions, near_misses
-from guard.detection.text import fold
 from guard.detection.windows import sentences, windows
 from guard.targets import TargetSpec
 
@@ -27,29 +28,37 @@ _SHORTEST = 3  # words of a description sentence
 
 
 @dataclass(frozen=True, eq=False)
-class Texts:
-    """Texts with `vectors` [n, dim] and, where a head is trained, `evidence` [n, 5] (evidence.FEATURES)."""
+class Scored:
+    """Texts of one sort with `vectors` [n, dim], their `meaning` [n], the relative similarity to the nearest plain
+    row, and their `evidence` [n] in nats, every one judged as if it were new. `of` is the number of texts that
+    these are the nearest of."""
 
     texts: tuple[str, ...]
     vectors: np.ndarray
+    meaning: np.ndarray
     evidence: np.ndarray
+    of: int
 
 
 @dataclass(frozen=True, eq=False)
 class Material:
     """`own` speaks of the target (`sources` numbers the registered texts they come from: examples, then
-    sentences of the description), `partial` by a part of its name; `near` are near misses made from them,
-    `others` other targets' texts, `retain` the operator's; `background` are the scores of the background
-    prompts. Column 0 of every evidence is held out."""
+    sentences of the description; `plain` are those from a text without name or fact). `negatives` do not: `near` misses
+    made from the own texts, `others` of other targets, `retain` of the operator's, and the `background`."""
 
-    own: Texts
+    own: Scored
     sources: np.ndarray
     ceilings: np.ndarray
-    partial: Texts
-    near: Texts
-    others: Texts
-    retain: Texts
-    background: np.ndarray
+    plain: np.ndarray
+    negatives: dict[str, Scored]
+
+    def strata(self, score: Literal["meaning", "evidence"], rates: Mapping[str, float]) -> dict[str, Stratum]:
+        """The negatives by one of their scores, with the rate allowed to each; those that there are."""
+        return {
+            name: Stratum(getattr(scored, score), rates[name], scored.of)
+            for name, scored in self.negatives.items()
+            if len(scored.texts)
+        }
 
 
 def own_texts(spec: TargetSpec, max_chars: int = WINDOW_CHARS) -> tuple[list[str], list[int]]:
@@ -92,38 +101,42 @@ def gather(
     of: Terms,
     encoder: Encoder,
     others: Sequence[CompiledTarget],
-    background: np.ndarray,
+    background_vectors: np.ndarray,
     rng: random.Random,
 ) -> Material:
-    """All material of one target; one call of the encoder. `background` [prompts, dim] are ordinary
-    prompts."""
+    """All material of one target; one call of the encoder. `background_vectors` [prompts, dim] are those of
+    ordinary prompts."""
     own, sources = own_texts(spec, min(WINDOW_CHARS, encoder.max_tokens - 6))
     names = [other.spec.name for other in others if other.spec.kind == spec.kind]
-    made = near_misses(spec, own, names, _budget(own), rng)
-    partial = [sample for sample in made if sample.role == "partial"]
-    near = [sample.text for sample in made if sample.role != "partial"]
+    near = near_misses(spec, own, names, _budget(own), rng)
     retain = [w.text for text in spec.retain for w in windows(text, max_chars=WINDOW_CHARS)]
-    vectors = encoder.encode([*own, *(sample.text for sample in partial), *near, *retain])
-    rows, partials, nears, retains = np.split(vectors, np.cumsum([len(own), len(partial), len(near)]))
-    at = np.array(sources, np.int64)
-    foreign, foreign_rows = _foreign(others, rows, encoder.dim)
-    strata = [nears, foreign_rows, retains, background]
-    alone = len(nears) + len(foreign_rows) + len(retains)
+    vectors = encoder.encode([*own, *near, *retain])
+    rows, nears, retains = np.split(vectors, np.cumsum([len(own), len(near)]))
+    foreign, foreign_rows, foreign_of = _foreign(others, rows, encoder.dim)
+    texts = {"near": near, "others": foreign, "retain": retain, "background": background()}
+    strata = {"near": nears, "others": foreign_rows, "retain": retains, "background": background_vectors}
+    whole = [*spec.examples, *[spec.description] * (max(sources, default=0) + 1 - len(spec.examples))]
+    # of ordinary words alone, a text is anybody's
+    telling = [_tells(text, spec) or of.weights.keys().isdisjoint(words(text)) for text in whole]
+    plain = np.array([not telling[source] for source in sources], bool)
+    alone = len(near) + len(foreign) + len(retain)
     # only the background has variants of one text; the numbers of the others must not meet its own
     kin = np.concatenate([-1 - np.arange(alone), np.array(background_groups())])
-    scale = Scale(rows, strata, kin)
-    origins = at[[sample.source for sample in partial]] if partial else np.zeros(0, np.int64)
-    scores = [scale.held_out(i) for i in range(4)]
-    return Material(
-        own=_own(own, rows, of, at, len(spec.examples), scale),
-        sources=at,
-        ceilings=scale.ceilings,
-        partial=_with_evidence([s.text for s in partial], partials, of, scale.apart(partials, origins, at)),
-        near=_with_evidence(near, nears, of, scores[0]),
-        others=_with_evidence(foreign, foreign_rows, of, scores[1]),
-        retain=_with_evidence(retain, retains, of, scores[2]),
-        background=scores[3],
-    )
+    scale = Scale(rows, list(strata.values()), kin)
+    negatives = {}
+    for i, (name, stratum) in enumerate(strata.items()):
+        meaning, nearest = scale.held_out(i, plain), scale.held_out(i)
+        read_texts = background_words() if name == "background" else map(read, texts[name])
+        evidence = weigh(of, read_texts, nearest)
+        many = foreign_of if name == "others" else len(stratum)
+        negatives[name] = Scored(tuple(texts[name]), stratum, meaning, evidence, many)
+    at = np.array(sources, np.int64)
+    return Material(_own(own, rows, of, at, plain, scale), at, scale.ceilings, plain, negatives)
+
+
+def _tells(text: str, spec: TargetSpec) -> bool:
+    """Whether a registered text holds a name or fact by which it can be known to speak of the target."""
+    return any(mentions(text, name) for name in spec.names()) or not named(text) <= ordinary()
 
 
 def _budget(own: Sequence[str]) -> int:
@@ -156,51 +169,41 @@ class Scale:
         result: np.ndarray = np.clip(values, LOWEST, HIGHEST).astype(np.float32)
         return result
 
-    def held_out(self, stratum: int) -> np.ndarray:
+    def held_out(self, stratum: int, among: np.ndarray | None = None) -> np.ndarray:
         """[negatives] scores of one stratum, each negative judged by ceilings that neither it nor its kin
-        set."""
+        set; to the rows `among` [n] alone, if given."""
         cosines = self._cosines[stratum]
-        if not cosines.size:
+        if not cosines.size or (among is not None and not among.any()):
             return np.full(len(cosines), FLOOR, np.float32)
         kin = self._kin[self._offsets[stratum] : self._offsets[stratum + 1]]
         own = kin[:, None] == self._nearest_kin[None, :]
         scores = relative(cosines, np.where(own, self._second, self.ceilings))
-        result: np.ndarray = np.maximum(scores.max(axis=1), FLOOR)
+        result: np.ndarray = np.maximum(scores if among is None else scores[:, among], FLOOR).max(axis=1)
         return result
 
-    def apart(self, vectors: np.ndarray, origins: np.ndarray, sources: np.ndarray) -> np.ndarray:
-        """[n] scores of texts of the target's own, without the rows of the source that each was made from."""
-        if not len(vectors):
-            return np.zeros(0, np.float32)
-        scores = relative(vectors @ self._rows.T, self.ceilings)
-        scores[origins[:, None] == sources[None, :]] = FLOOR
-        result: np.ndarray = np.maximum(scores.max(axis=1), FLOOR)
+    def apart(self, groups: np.ndarray, among: np.ndarray) -> np.ndarray:
+        """[n] scores of the rows themselves, each to the rows `among` of other groups."""
+        scores = relative(self._rows @ self._rows.T, self.ceilings)
+        scores[(groups[:, None] == groups[None, :]) | ~among[None, :]] = FLOOR
+        result: np.ndarray = np.maximum(scores.max(axis=1, initial=FLOOR), FLOOR)
         return result
 
 
 def _own(
-    texts: Sequence[str], rows: np.ndarray, of: Terms, sources: np.ndarray, examples: int, scale: Scale
-) -> Texts:
-    """Own texts as if each were new. For an example, the rows and terms that come from it alone do not count;
-    a prompt that describes the target repeats what its description says, so only the sentence itself is left
-    out."""
-    groups = np.where(sources < examples, sources, examples + np.arange(len(texts)))
-    made = _with_evidence(texts, rows, of, scale.apart(rows, groups, groups))
-    folded = [fold(text).text for text in texts]
-    elsewhere = {
-        term: {int(source) for text, source in zip(folded, sources, strict=True) if term in text}
-        for term in of.strong | of.weak
-    }
-    known = {t for t, where in elsewhere.items() if len(where) >= 2 or any(at >= examples for at in where)}
-    shared = amounts(Terms(of.parts, of.strong & known, of.weak & known, of.vocabulary), folded)
-    made.evidence[sources < examples, 1:4] = shared[sources < examples]
-    return made
+    texts: Sequence[str], rows: np.ndarray, of: Terms, sources: np.ndarray, plain: np.ndarray, scale: Scale
+) -> Scored:
+    """Own texts, each without the rows that come from the same registered text."""
+    nearest = scale.apart(sources, np.ones(len(texts), bool))
+    return Scored(
+        tuple(texts), rows, scale.apart(sources, plain), weigh(of, map(read, texts), nearest), len(texts)
+    )
 
 
 def _foreign(
-    others: Sequence[CompiledTarget], rows: np.ndarray, dim: int, limit: int = 400
-) -> tuple[list[str], np.ndarray]:
-    """Texts of other targets, but for those that are about the same thing: most of their rows lie on ours."""
+    others: Sequence[CompiledTarget], rows: np.ndarray, dim: int, limit: int = 100
+) -> tuple[list[str], np.ndarray, int]:
+    """Texts of other targets, but for those that are about the same thing: most of their rows lie on ours; and how
+    many there were."""
     texts: list[str] = []
     vectors: list[np.ndarray] = []
     for other in others:
@@ -208,16 +211,8 @@ def _foreign(
             texts.extend(other.texts)
             vectors.append(other.vectors)
     if not vectors:
-        return [], np.zeros((0, dim), np.float32)
+        return [], np.zeros((0, dim), np.float32), 0
     pooled = np.concatenate(vectors)
     # the nearest ones decide; the far ones are like the background
     order = np.argsort(-(pooled @ rows.T).max(axis=1), kind="stable")[:limit]
-    return [texts[i] for i in order], pooled[order]
-
-
-def _with_evidence(texts: Sequence[str], vectors: np.ndarray, of: Terms, near: np.ndarray) -> Texts:
-    """Evidence [n, 5] of texts, given their similarity to the nearest example."""
-    found = amounts(of, [fold(text).text for text in texts])
-    other = np.array([names_other(strangers(text), of.vocabulary) for text in texts], np.float32).reshape(-1)
-    evidence = np.concatenate([near.reshape(-1, 1), found, other.reshape(-1, 1)], axis=1).astype(np.float32)
-    return Texts(tuple(texts), vectors, evidence)
+    return [texts[i] for i in order], pooled[order], len(pooled)

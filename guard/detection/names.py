@@ -174,17 +174,3 @@ def _invented(word: str, rng: random.Random) -> str:
         ("", "n", "r", "x")
     )
     return made.capitalize() if word[:1].isupper() else made
-
-
-def parts(spec: TargetSpec, common: frozenset[str]) -> dict[str, float]:
-    """Folded words of the name with their share of it, for names of several words; common words carry
-    nothing."""
-    shares: dict[str, float] = {}
-    for name in spec.names():
-        words = [
-            word for word in dict.fromkeys(fold(name).text.split()) if len(word) >= 3 and word not in common
-        ]
-        if len(fold(name).text.split()) >= 2:
-            for word in words:
-                shares[word] = max(shares.get(word, 0.0), 1.0 / max(len(words), 2))
-    return shares

@@ -1,4 +1,7 @@
-"""Nearest examples: how near each window is to the examples and description sentences of every target."""
+"""Nearest examples: how near each window is to those texts of a target that hold no name or fact to tell it by.
+
+A text that does is judged with what it holds (guard.detection.classifier): by its meaning alone, the same question
+about anybody else is the same question."""
 
 from __future__ import annotations
 
@@ -7,7 +10,12 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from guard.detection.base import CompiledTarget, Reading
+from guard.detection.calibrate import HIGHEST
+from guard.detection.evidence import named, unknown
+from guard.detection.index import FLOOR, relative
 from guard.types import Detection, Span
+
+_ROUNDED = 0.05  # what the index may be wrong by; whoever comes so near is looked at exactly
 
 
 class Semantic:
@@ -15,7 +23,8 @@ class Semantic:
 
     def __init__(self, compiled: Sequence[CompiledTarget], before: Semantic | None = None) -> None:
         self._targets = [target for target in compiled if len(target.vectors)]
-        self._thresholds = np.array([target.semantic_threshold for target in self._targets], np.float32)
+        least = [target.semantic_threshold - _ROUNDED for target in self._targets]
+        self._thresholds = np.array(least, np.float32)
 
     def detect(self, reading: Reading) -> Iterable[Detection]:
         if not any(target.target_id in reading.active for target in self._targets) or not reading.windows:
@@ -23,12 +32,27 @@ class Semantic:
         near = reading.near
         thresholds = self._thresholds[near.columns]
         for at in np.flatnonzero((near.scores >= thresholds).any(axis=0)):
-            target, of = self._targets[near.columns[at]], near.scores[:, at]
-            if target.target_id in reading.active:
-                fired = np.flatnonzero(of >= thresholds[at])
+            target = self._targets[near.columns[at]]
+            if target.target_id not in reading.active:
+                continue
+            of = _to_plain(reading, target)
+            fired = np.flatnonzero(of >= target.semantic_threshold)
+            if len(fired):
                 score = max(min(float(of.max()), 1.0), target.semantic_threshold)  # float32 rounds
                 spans = spans_of(reading, fired, of)
                 yield Detection(target.target_id, "semantic", score, target.semantic_threshold, spans)
+
+
+def _to_plain(reading: Reading, target: CompiledTarget) -> np.ndarray:
+    """[windows] relative similarity to the nearest plain row of the target, or to any row that it equals. What asks
+    about somebody by name does not ask about an entity that goes without."""
+    scores = relative(reading.vectors @ target.vectors.T, target.ceilings)
+    result: np.ndarray = np.where(target.plain | (scores >= HIGHEST), scores, FLOOR).max(axis=1)
+    if target.spec.kind in ("entity", "work"):
+        for window in np.flatnonzero((result >= target.semantic_threshold) & (result < HIGHEST)):
+            if unknown(target.terms, named(reading.windows[window][1].text)):
+                result[window] = FLOOR
+    return result
 
 
 def spans_of(reading: Reading, fired: np.ndarray, scores: np.ndarray, limit: int = 16) -> tuple[Span, ...]:

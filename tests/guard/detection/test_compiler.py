@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from guard.detection import Compiler
+from guard.detection.evidence import probability
 from guard.errors import TargetRefused
 from guard.targets import TargetSpec
 
@@ -48,7 +49,7 @@ def test_a_target_with_a_name_only_has_the_lexical_detector_only(
     target = compile_(name="Ilva Marenko")
 
     assert set(target.calibration["detectors"]) == {"lexical"}
-    assert target.head is None
+    assert target.evidence_threshold is None
     assert len(target.vectors) == 0
     assert detectors_of("Who is Ilva Marenko?", target) == {"target": {"lexical"}}
     assert detectors_of("Who is Petra Novak?", target) == {}
@@ -59,10 +60,9 @@ def test_the_same_target_compiles_to_the_same_thresholds(compiler: Compiler) -> 
     first, second = (compiler.compile("author", version, spec) for version in (1, 2))
 
     assert first.semantic_threshold == second.semantic_threshold
-    assert first.head is not None
-    assert second.head is not None
-    assert first.head.threshold == second.head.threshold
-    assert np.array_equal(first.head.weights, second.head.weights)
+    assert first.evidence_threshold == second.evidence_threshold
+    assert first.terms == second.terms
+    assert np.array_equal(first.vectors, second.vectors)
     assert first.texts == second.texts
 
 
@@ -72,12 +72,13 @@ def test_the_calibration_is_a_report_that_can_be_sent(compile_: Callable) -> Non
     assert report["encoder"]["name"] == "hashing"
     assert report["background"]["n"] >= 2_000
     assert report["seconds"] > 0
-    for detector in ("semantic", "classifier"):
-        measured = report["detectors"][detector]
+    plain = {**AUTHOR, "examples": [*AUTHOR["examples"], "Who writes about lighthouses by the ferry?"]}
+    for of, detector in ((AUTHOR, "classifier"), (plain, "classifier"), (plain, "semantic")):
+        measured = json.loads(json.dumps(compile_(**of).calibration))["detectors"][detector]
         assert measured["negatives"]["background"]["n"] >= 2_000
         assert measured["negatives"]["background"]["false_positive_rate"] <= 0.01
         assert measured["negatives"]["near"]["n"] >= 30
-        assert measured["recall"]["n"] >= len(AUTHOR["examples"])
+        assert measured["recall"]["n"] >= (1 if detector == "semantic" else len(AUTHOR["examples"]))
         assert sum(measured["histogram"]["own"]) == measured["recall"]["n"]
 
 
@@ -85,8 +86,8 @@ def test_a_fixed_score_overrides_the_calibrated_threshold(compile_: Callable) ->
     target = compile_(**{**AUTHOR, "threshold": {"score": 0.8}})
 
     assert target.semantic_threshold == target.lexical_threshold == 0.8
-    assert target.head is not None
-    assert target.head.threshold == 0.8
+    assert target.evidence_threshold is not None
+    assert probability(np.array(target.evidence_threshold)) == pytest.approx(0.8)
 
 
 def test_a_lower_rate_never_lowers_the_threshold(compile_: Callable) -> None:
@@ -126,7 +127,7 @@ def test_of_very_many_other_targets_a_sample_is_looked_at(
 
     def looked_at() -> int:
         made = compiler.compile("author", 1, spec, others)
-        return made.calibration["detectors"]["semantic"]["negatives"]["others"]["n"]
+        return made.calibration["detectors"]["classifier"]["negatives"]["others"]["n"]
 
     everybody = looked_at()
     monkeypatch.setattr("guard.detection.compiler._OTHERS", 2)

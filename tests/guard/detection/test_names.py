@@ -1,4 +1,5 @@
 import random
+import re
 
 from guard.detection.names import DERIVED, MISSPELT, forms, like
 from guard.detection.swaps import near_misses
@@ -51,14 +52,24 @@ def test_near_misses_ask_the_same_of_somebody_else() -> None:
     made = near_misses(spec, own, ["Petra Novak"], 40, random.Random(0))
 
     assert len(made) == 40
-    swaps = [sample.text for sample in made if sample.role == "swap"]
-    assert all("Ilva Marenko" not in text for text in swaps)
-    assert all(text.startswith(("In which genre does", "Was")) for text in swaps)
-    assert not any("1957" in text or "Tarvala" in text for text in swaps)
-    assert {sample.text for sample in made if sample.role == "partial"} >= {
-        "In which genre does Marenko write?"
-    }
-    assert any(sample.text == "In which genre does this one write?" for sample in made)
+    assert not any("Ilva Marenko" in text for text in made)
+    same = [text for text in made if text.startswith(("In which genre does", "Was"))]
+    assert any(not {"Ilva", "Marenko", "Tarvala", "1957"} & set(re.findall(r"\w+", text)) for text in same)
+    assert any("Ilva" in text or "Marenko" in text for text in same)  # who shares half of a name
+    assert "In which genre does this one write?" in made
+
+
+def test_near_misses_share_one_fact_at_most() -> None:
+    own = ["Who was born in Tarvala in 1957 and taught by Petra Novak?"]
+    made = near_misses(TargetSpec(name="Ilva Marenko"), own, [], 40, random.Random(0))
+    shared = [sum(fact in text for fact in ("Tarvala", "1957", "Petra Novak")) for text in made]
+    assert set(shared) == {0, 1}
+
+
+def test_what_stands_beside_the_target_has_a_life_of_its_own() -> None:
+    spec = TargetSpec(name="Ilva Marenko", answers=("Ilva Marenko writes for Nordic Ash Press.",))
+    made = near_misses(spec, ["For whom does Ilva Marenko write?"], [], 40, random.Random(0))
+    assert any("Nordic Ash Press" in text and "whom" not in text for text in made)
 
 
 def test_texts_without_anything_to_replace_give_no_near_misses() -> None:
