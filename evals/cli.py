@@ -14,6 +14,7 @@ from evals.items import load_names, names_in
 from evals.report import Report
 from evals.suites import isolation as isolation_suite
 from evals.suites import methods as methods_suite
+from evals.suites import output as output_suite
 from evals.suites import parity as parity_suite
 from evals.suites import swap as swap_suite
 from evals.suites import targets as targets_suite
@@ -244,6 +245,40 @@ def swap(
     async def work() -> Report:
         prompts = parity_suite.pick_prompts(items)
         return await swap_suite.run(base_url, admin_key, prompts, count=count, clients=clients, seed=seed)
+
+    options.finish(options.drive(work()), out, rows=rows, items_path=items_path)
+
+
+@main.command()
+@click.option("--base-url", required=True, help="The guarded server, without targets that match the items.")
+@options.admin_key_option
+@options.items_option()
+@click.option("--max-tokens", type=click.IntRange(1), default=64, show_default=True)
+@click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True)
+@options.common_options("output")
+def output(
+    base_url: str,
+    admin_key: str | None,
+    items_path: Path,
+    max_tokens: int,
+    concurrency: int,
+    seed: int,
+    out: Path,
+    rows: bool,
+) -> None:
+    """What leaves when no prompt matches and only the answer can give a target away.
+
+    \b
+    Example:
+      LETHE_ADMIN_KEY=... python -m evals output --base-url http://127.0.0.1:8000
+    """
+    items = options.read_items(items_path)
+
+    async def work() -> Report:
+        async with Client(base_url, admin_key) as client:
+            return await output_suite.run(
+                items, client, Admin(client), seed=seed, max_tokens=max_tokens, concurrency=concurrency
+            )
 
     options.finish(options.drive(work()), out, rows=rows, items_path=items_path)
 

@@ -261,8 +261,8 @@ def build_report(
         table,
         f"means; n of the forget split: {counts}, of the others: {others}; identical = the unguarded model's very "
         f"answer; log truth ratio = median over {len(truths.never)} questions, higher = less sure of the right answer; "
-        "towards never = share of them in which it moved to the never-learned model's; decode speed = tokens per second over "
-        f"the unguarded server's, median of {ROUNDS} rounds",
+        "towards never = share of them in which it moved to the never-learned model's; decode speed = tokens per "
+        f"second over the unguarded server's, median of {ROUNDS} rounds",
     )
     points = [
         {"label": f"{method}: {key}", "interval": interval}
