@@ -70,6 +70,7 @@ def test_a_name_in_parts_is_found_at_its_parts(
         prompt("I met Ilva Tomsen.", OK, "And then Petra Marenko came."),
         prompt("Ilva, a friend of Marenko, came."),
         prompt("My sister is called Ilva.", OK, "Her dog ran away from Berlin to Marenko Street."),
+        prompt("She is called Petra Ilva by us.", OK, "We live in Marenko Street now."),
         prompt("I L V A and nothing else", OK, "M A R"),
         prompt("Which is right?", asides=("Ilva Tomsen", "Petra Marenko")),
     ],
