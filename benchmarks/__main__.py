@@ -1,4 +1,4 @@
-"""`python -m benchmarks unmatched | sites`: guarded against bare vLLM, in paired alternation."""
+"""`python -m benchmarks unmatched | sites`: guarded against bare vLLM, in paired alternation; `detection` alone."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks.detection import detection
 from benchmarks.sites import sites
 from evals import serve
 from evals.admin import Admin
@@ -79,7 +80,7 @@ async def measure(
 
 @click.group()
 def main() -> None:
-    """Speed of the guarded server and engine, as ratios to bare vLLM in the same run."""
+    """Speed of the guarded server and engine, as ratios to bare vLLM in the same run; and of detection."""
 
 
 @main.command()
@@ -111,6 +112,7 @@ def unmatched(requests: int, concurrency: int, rounds: int, out: Path) -> None:
     click.echo(f"written to {out}")
 
 
+main.add_command(detection)
 main.add_command(sites)
 
 if __name__ == "__main__":

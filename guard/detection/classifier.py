@@ -133,15 +133,16 @@ class Classifier:
         common: set[str] = set()
         at_most: dict[str, float] = {}
         for term in windows:
-            owners = [
-                o for finder in self._terms for o in finder.owners.get(term, ()) if self._terms.holds(o)
-            ]
-            at_most[term] = nats_of(shared(len(owners) - 1, len(self._targets) - 1))
-            if not self._few and len(owners) > _RARE:
-                common.add(term)
-            else:
+            listed = [finder.owners.get(term, ()) for finder in self._terms]
+            count = sum(map(len, listed))
+            if self._few or count <= _RARE:
+                owners = [owner for of in listed for owner in of if self._terms.holds(owner)]
+                count = len(owners)
                 for owner in owners:
                     own.setdefault(self._column[owner.target_id], set()).add(term)
+            else:
+                common.add(term)  # the few of its targets that are gone count with the many
+            at_most[term] = nats_of(shared(count - 1, len(self._targets) - 1))
         return _Found(
             {term: frozenset(of) for term, of in windows.items()},
             {column: frozenset(of) for column, of in own.items()},

@@ -26,7 +26,7 @@ EXACT = 20_000  # rows
 _ROWS_FOUND = 256  # of one window, in the inverted file
 _PAIRS_FOUND = 65_536  # of all windows of one prompt; long prompts get fewer each
 _FEWEST_FOUND = 32
-_LISTS_PROBED = 24
+_LISTS_PROBED = 16
 _TRAINED_ON = 40  # rows for each list
 _AT_ONCE = 4_000_000  # similarities; bounds the memory that one very long prompt can take
 _SHARE_NEW, _SHARE_GONE = 0.02, 0.1  # of the inverted file's rows, from where on it is built anew
@@ -87,7 +87,7 @@ def _file(targets: Sequence[CompiledTarget], before: _File | None) -> _File:
     if before is not None and total <= 2 * before.lists_made_for:
         quantizer, lists, made_for = before.index.quantizer, before.index.nlist, before.lists_made_for
     else:
-        lists, made_for = max(1, round(4 * math.sqrt(total))), total
+        lists, made_for = max(1, round(2 * math.sqrt(total))), total
         sample = np.random.default_rng(0).choice(total, min(total, lists * _TRAINED_ON), replace=False)
         quantizer = faiss.IndexFlatIP(dim)
         quantizer.add(_centroids(_picked(targets, counts, np.sort(sample)), lists))
