@@ -87,7 +87,7 @@ def copies(real: Sequence[CompiledTarget], count: int, rng: random.Random) -> It
 
 
 def questions(rng: random.Random) -> Iterator[str]:
-    """Ordinary questions without end, none twice: each names somebody invented."""
+    """Ordinary questions without end, hardly one twice."""
     while True:
         asked = rng.choice(background()).rstrip("?.! \n")
-        yield f"{asked}, as {rng.choice(FIRST)} {like('Marenkova', rng).split()[-1]} said?"
+        yield f"{asked}, {fill('and what about {topic}, {animal} and {food} in {place}', rng)}?"
