@@ -36,6 +36,7 @@ from guard.targets import slug_of
 LIMIT = 0.10
 JUDGED = ("refusal", "embedding_corruption", "token_penalty", "logit_difference", "lora_adapter")
 PHRASINGS = ("trained", "heldout")
+NEEDS_ANSWERS = ("token_penalty",)
 ROUNDS = 3
 _LEAST_WORDS, _LEAST_LENGTH = 3, 12  # of an answer that a target may name
 
@@ -127,9 +128,11 @@ async def kept(admin: Admin, targets: Sequence[dict[str, Any]]) -> AsyncIterator
 async def lay(
     admin: Admin, targets: Sequence[dict[str, Any]], rung: dict[str, Any], items: Sequence[Item]
 ) -> None:
-    """Every target gets `rung` as its only one."""
+    """Every target gets `rung` as its only one; and no answers but for a method that needs them, because what is
+    registered so does not leave, whatever the method does."""
     for target in targets:
-        changes = {"intervention": {**rung, "min_score": 0.0}, "answers": answers_about(items, target)}
+        answers = answers_about(items, target) if rung["method"] in NEEDS_ANSWERS else []
+        changes = {"intervention": {**rung, "min_score": 0.0}, "answers": answers}
         view = await admin.patch(target["id"], changes)
         if view["state"] != "active":
             reasons = [one["reason"] for one in view["artifacts"] if one["reason"]]
@@ -354,7 +357,7 @@ async def run_curves(
             for params in CURVES[rung["method"]]:
                 await lay(admin, targets, {**rung, "params": {**rung["params"], **params}}, items)
                 said = await suite.ask(clients[GUARDED], asked, label=f"{rung['method']} {params}", **options)
-                rows = suite.score_rows(asked, {GUARDED: said, NEVER: never}, names)
+                rows = suite.score_rows(asked, {GUARDED: said, NEVER: never}, names, known=items)
                 measured.append((rung["method"], params, rows))
     report = curve_report(measured, seed=plan.seed)
     report.params = {"rungs": rungs, "sample": plan.sample, **options}

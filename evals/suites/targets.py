@@ -68,9 +68,15 @@ def score(item: Item, answer: str, gibberish: Gibberish, names: Sequence[str]) -
     return scores
 
 
-def score_rows(items: Sequence[Item], answers: dict[str, list[str]], names: Sequence[str]) -> list[Row]:
-    """Rows for all items; gibberish is judged against the gold answers of the items themselves."""
-    gibberish = Gibberish(dict.fromkeys(item.answer for item in items if item.answer))
+def score_rows(
+    items: Sequence[Item],
+    answers: dict[str, list[str]],
+    names: Sequence[str],
+    known: Sequence[Item] | None = None,
+) -> list[Row]:
+    """Rows for all items; gibberish is judged against the gold answers of `known` items, else of the items
+    themselves."""
+    gibberish = Gibberish(dict.fromkeys(item.answer for item in known or items if item.answer))
     rows = []
     for i, item in enumerate(items):
         said = {system: texts[i] for system, texts in answers.items()}
