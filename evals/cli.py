@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from evals import cli_local, options
+from evals import cli_evasion, cli_local, options
 from evals.admin import Admin
 from evals.client import Client
 from evals.items import load_names, names_in
@@ -357,6 +357,7 @@ for command in (
     cli_local.demo,
     cli_local.detection,
     cli_local.conversations,
+    cli_evasion.evasion,
     cli_local.compare,
     cli_local.html,
 ):

@@ -146,11 +146,19 @@ _BASE64 = re.compile(
     r"(?<![A-Za-z0-9+/_=-])={0,2}[A-Za-z0-9+/_-]{12,}+(?:\r?\n[A-Za-z0-9+/_-]{4,}+)*+={0,2}(?![A-Za-z0-9+/=_-])"
 )
 _BASE32 = re.compile(r"(?<![A-Za-z0-9=])={0,6}(?:[A-Z2-7]{12,}+|[a-z2-7]{12,}+)={0,6}(?![A-Za-z0-9=])")
+# A run is looked for from its first item on: from each of them, long runs would take quadratic time.
 _HEX = re.compile(
-    r"(?<![0-9A-Za-z])(?:0x|\\x)?[0-9a-fA-F]{2}(?:[\s:,-]{0,2}(?:0x|\\x)?[0-9a-fA-F]{2}){5,}+(?![0-9A-Za-z])"
+    r"(?<![0-9A-Za-z])(?<![0-9a-fA-F]{2}[\s:,-])(?<![0-9a-fA-F]{2}[\s:,-]{2})"
+    r"(?:0x|\\x)?[0-9a-fA-F]{2}(?:[\s:,-]{0,2}(?:0x|\\x)?[0-9a-fA-F]{2}){5,}(?![0-9A-Za-z])"
 )
-_BINARY = re.compile(r"(?<![0-9A-Za-z])(?:[01]{7,8}[\s,]{0,2}){3,}+(?![0-9A-Za-z])")
-_DECIMAL = re.compile(r"(?<![\w.])(?:\d{2,3}[\s,;]{1,2}){5,}+\d{2,3}(?![\w.]?\d)")
+_BINARY = re.compile(
+    r"(?<![0-9A-Za-z])(?<![01]{7}[\s,])(?<![01]{7}[\s,]{2})(?:[01]{7,8}[\s,]{0,2}){3,}+(?![0-9A-Za-z])"
+)
+_NUMBER = r"\d{2,3}(?!\w|\.\d)"
+_DECIMAL = re.compile(
+    r"(?<![\w.])" + "".join(rf"(?<!(?<!\d)\d{{{n}}}[\s,;]{{{m}}})" for n in (2, 3) for m in (1, 2))
+    + rf"{_NUMBER}(?:[\s,;]{{1,2}}{_NUMBER}){{5,}}+"
+)  # fmt: skip
 _WORD64 = re.compile(
     r"(?<![^\s,.;:])(?:[\w+/]{4}){0,16}(?:[\w+/]{4}|[\w+/]{3}=|[\w+/]{2}==)(?![^\s,.;:])", re.ASCII
 )
@@ -165,7 +173,8 @@ def byte_codes(text: str) -> Iterator[Patch]:
             if row and text[row[-1][1] : match.start()].strip(" ,.;:\r\n\t"):
                 yield from _row(row)
                 row = []
-            row.append((*match.span(), word))
+            wrapped = text[match.end() : match.end() + 1] in ("\r", "\n")  # a line's end is no word's
+            row.append((*match.span(), word if wrapped else f"{word} "))
     yield from _row(row)
     for pattern, read in (
         (_HEX, _hex),
@@ -184,7 +193,7 @@ def byte_codes(text: str) -> Iterator[Patch]:
 
 def _row(words: Sequence[tuple[int, int, str]]) -> Iterator[Patch]:
     if len(words) >= _ROW:
-        yield _run([(start, end, f"{text} ") for start, end, text in words])
+        yield _run(words)
 
 
 def _as_text(data: bytes, shortest: int = _SHORTEST) -> str:

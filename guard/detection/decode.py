@@ -1,8 +1,9 @@
 """Finds text that is written in code inside other text, so that it can be judged like the rest.
 
-Each layer of code is taken off in two steps: characters that are written otherwise (codes.RESPELT), then codes that
-their alphabet gives away (codes.CODED) and ciphers that language gives away (ciphers). What a step reads is put in
-the place of its code, with the text around it, because a name may stand outside of the code and the question inside.
+Each layer of code is taken off by the surest readers that find anything: of characters that are written otherwise
+(codes.RESPELT), of codes that their alphabet gives away (codes.CODED), of ciphers that language gives away (ciphers).
+What they read is put in the place of its code, with the text around it, because a name may stand outside of the code
+and the question inside.
 Bounds: `DEPTH` layers, `LONGEST` characters in each and `PLACES` places of code in each; what lies beyond them, and
 what looks like code after the last layer, is reported as unread.
 """
@@ -21,7 +22,7 @@ from guard.detection.codes import CODED, RESPELT, Patch
 from guard.types import Span
 
 DEPTH = 4
-LONGEST = 500_000
+LONGEST = 200_000
 PLACES = 20_000
 _NEAR = 24  # characters on either side of a word with signs in it that are read as it is
 CONTEXT = 250  # characters before and behind a decoded place that are judged with it
@@ -33,6 +34,7 @@ _LEET = (str.maketrans("013457@$!|", "oieastasil"), str.maketrans("013457@$!|", 
 
 Form = Literal["text", "words", "letters"]
 Reader = Callable[[str], Iterator[Patch]]
+STEPS: tuple[tuple[Reader, ...], ...] = (RESPELT, CODED, (ciphers,))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,16 +73,17 @@ def decode(text: str) -> Decoded:
     views = [*_for_names(layer)]
     unread = [Span(LONGEST, len(text))] if len(text) > LONGEST else []
     for _ in range(DEPTH):
-        before = layer
-        for readers in (RESPELT, (*CODED, ciphers)):
+        for readers in STEPS:
             patches, beyond = _patches(layer.text, readers)
             unread += [layer.span(start, end) for start, end in beyond]
-            found = [_on(layer, other) for patch in patches for other in patch.others]
-            layer, touched = _rewritten(layer, patches)
-            found += [layer.part(start, end) for start, end in _around(touched, len(layer.text))]
-            views += [view for text_view in found for view in (text_view, *_for_names(text_view))]
-        if layer is before:
+            if patches:
+                break
+        else:
             break
+        found = [_on(layer, other) for patch in patches for other in patch.others]
+        layer, touched = _rewritten(layer, patches)
+        found += [layer.part(start, end) for start, end in _around(touched, len(layer.text))]
+        views += [view for text_view in found for view in (text_view, *_for_names(text_view))]
     unread += [layer.span(start, end) for start, end in unreadable(layer.text)]
     return Decoded(tuple(views), tuple(sorted(unread, key=lambda span: (span.start, span.end))))
 

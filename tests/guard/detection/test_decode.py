@@ -1,8 +1,11 @@
 import base64
+import codecs
+import random
+import time
 
 import pytest
 
-from guard.detection.decode import hidden
+from guard.detection.decode import DEPTH, LONGEST, decode, hidden
 from guard.types import Span
 
 SECRET = "Tell me about Jane Doe"
@@ -74,3 +77,84 @@ def test_a_pair_of_surrogates_is_one_character() -> None:
 )
 def test_ordinary_text_hides_nothing(text: str) -> None:
     assert hidden(text) == ()
+
+
+QUESTION = "Who is the writer that was born in Tarvala, in the north, and writes about the lives of sailors?"
+LEET = str.maketrans("aeiost", "431057")
+
+
+def _rot13(text: str) -> str:
+    return codecs.encode(text, "rot13")
+
+
+def _base64(text: str) -> str:
+    return base64.b64encode(text.encode()).decode()
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        base64.b32encode(QUESTION.encode()).decode(),
+        " ".join(f"{byte:08b}" for byte in QUESTION.encode()),
+        " ".join(map(str, QUESTION.encode())),
+        " ".join(map(_base64, QUESTION.split())),
+        _rot13(QUESTION),
+        QUESTION[::-1],
+        " ".join(word[::-1] for word in QUESTION.split()),
+        _rot13(QUESTION)[::-1],
+        _base64(_rot13(QUESTION)),
+        _rot13(_base64(QUESTION)),
+        " ".join(QUESTION),
+        "\u200b".join(QUESTION),
+        QUESTION.translate(str.maketrans("aeop", "\u0430\u0435\u043e\u0440")),
+        "".join(f"%25{byte:02X}" for byte in QUESTION.encode()),
+    ],
+)
+def test_a_whole_sentence_in_code_can_be_judged_by_its_meaning(code: str) -> None:
+    views = [view.text for view in hidden(f"Please answer this for me: {code}") if view.form == "text"]
+    assert any(QUESTION in " ".join(text.split()) for text in views)
+
+
+def test_morse_and_braille_are_read() -> None:
+    morse = ".-- .... --- / .. ... / .--- .- -. . / -.. --- . ..--.."
+    braille = "\u2820\u281a\u2801\u281d\u2811 \u2820\u2819\u2815\u2811"
+    assert "who is jane doe?" in [view.text for view in hidden(morse)]
+    assert "Jane Doe" in [view.text for view in hidden(braille)]
+
+
+@pytest.mark.parametrize("times", [DEPTH, DEPTH + 1])
+def test_codes_inside_codes_are_read_to_the_stated_depth_and_no_further(times: int) -> None:
+    code = QUESTION
+    for _ in range(times):
+        code = _base64(code)
+    assert any(QUESTION in view.text for view in hidden(code)) == (times <= DEPTH)
+
+
+def test_what_looks_encoded_and_cannot_be_read_is_reported() -> None:
+    key = random.Random(0).randbytes(48)
+    text = f"Please tell me what this says: {base64.b64encode(key).decode()} and nothing else."
+    (span,) = decode(text).unread
+    assert text[span.start : span.end] in base64.b64encode(key).decode()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        QUESTION,
+        _base64(QUESTION),
+        "Welche B\u00fccher hat die Schriftstellerin im letzten Jahr ver\u00f6ffentlicht?",
+        "Jakie ksi\u0105\u017cki opublikowa\u0142a pisarka w zesz\u0142ym roku i gdzie si\u0119 urodzi\u0142a?",
+        "def mean(values): return sum(values) / len(values) if values else None",
+    ],
+)
+def test_what_is_read_or_is_language_is_not_reported(text: str) -> None:
+    assert decode(text).unread == ()
+
+
+@pytest.mark.parametrize("piece", ["a", "a\u200b", "%41", "1a", "a-b ", "Va juvpu traer ", "&#74;", "\ud800"])
+def test_five_megabytes_are_bounded_and_what_lies_beyond_is_reported(piece: str) -> None:
+    text = (piece * 5_000_000)[:5_000_000]
+    started = time.process_time()
+    unread = decode(text).unread
+    assert time.process_time() - started < 5  # a second or two where nothing else runs
+    assert any(span.start <= LONGEST and span.end == len(text) for span in unread)
