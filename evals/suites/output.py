@@ -1,8 +1,8 @@
 """What leaves a guarded server when only the answer can give the target away.
 
 One target is registered under a name that nobody uses, so that no prompt matches it, with the gold answers of the
-forget items as its `answers`. Then every item is asked, streamed and not, with one choice and with two. No answer may
-hold one of them (as `guard.detection.text` folds it), and streamed answers must be the whole ones.
+forget items as its `answers`. Then every item is asked, whole, streamed, and streamed with sampling. No answer may hold
+one of them (as `guard.detection.text` folds it), and streamed answers must be the whole ones.
 """
 
 from __future__ import annotations
@@ -66,11 +66,10 @@ def build_report(
     report.table(
         "Answers that say what is forbidden", ["requests", "n", "says", "share", "changed"], table, note
     )
-    first, *others = answers.values()
     leaked = sum(len(report.results["leaks"][kind]) for kind in answers)
     report.criterion("answers that say what is forbidden", leaked, 0, leaked == 0)
-    differ = sum(a != b for texts in others for a, b in zip(first, texts, strict=True))
-    report.criterion("answers that depend on how they were asked for", differ, 0, differ == 0)
+    differ = sum(a != b for a, b in zip(answers["whole"], answers["streamed"], strict=True))
+    report.criterion("streamed answers that are not the whole ones", differ, 0, differ == 0)
     return report
 
 
@@ -105,7 +104,7 @@ async def run(
         answers = {
             "whole": await ask("whole"),
             "streamed": await ask("streamed", stream=True),
-            "first of two": await ask("first of two", body={"n": 2}),
+            "sampled": await ask("sampled", stream=True, body={"temperature": 1.0, "seed": seed}),
         }
     finally:
         await admin.delete(slug_of(name))

@@ -48,10 +48,10 @@ def verdicts(report) -> dict[str, bool]:
 def test_a_server_that_says_nothing_forbidden_passes(items: list[Item]):
     report, admin = run(items, lambda admin, text: "I stop." if admin.answers else SAID)
     jsonschema.validate(report.as_dict(), SCHEMA)
-    assert verdicts(report) == {"say what is forbidden": True, "depend on how they were asked for": True}
+    assert verdicts(report) == {"say what is forbidden": True, "are not the whole ones": True}
     (table,) = report.tables
     assert [row[:3] for row in table["rows"]] == [
-        ["without the target", 16, 16], ["whole", 16, 0], ["streamed", 16, 0], ["first of two", 16, 0]
+        ["without the target", 16, 16], ["whole", 16, 0], ["streamed", 16, 0], ["sampled", 16, 0]
     ]  # fmt: skip
     assert admin.deleted and report.n == 48
 
@@ -65,7 +65,7 @@ def test_what_is_said_in_capitals_is_a_leak(items: list[Item]):
 def test_answers_must_not_depend_on_how_they_are_asked_for(items: list[Item]):
     turns = iter(range(10**6))
     report, _ = run(items, lambda admin, text: f"I stop at {next(turns)}." if admin.answers else SAID)
-    assert not verdicts(report)["depend on how they were asked for"]
+    assert not verdicts(report)["are not the whole ones"]
 
 
 def test_the_target_goes_also_when_a_request_fails(items: list[Item]):

@@ -80,7 +80,6 @@ def test_ordinary_text_hides_nothing(text: str) -> None:
 
 
 QUESTION = "Who is the writer that was born in Tarvala, in the north, and writes about the lives of sailors?"
-LEET = str.maketrans("aeiost", "431057")
 
 
 def _rot13(text: str) -> str:
