@@ -79,10 +79,10 @@ class Admin:
                 return None
             await asyncio.sleep(0.02)
 
-    async def action_of(self, decision_id: str) -> str | None:
-        """allow, intervene or refuse, as recorded."""
+    async def touched(self, decision_id: str) -> bool:
+        """Whether anything was done to the request or its answer, as recorded."""
         record = await self.decision(decision_id)
-        return None if record is None else action(record)
+        return record is not None and (action(record) != "allow" or bool(record.get("applied")))
 
 
 def _decision(record: dict[str, Any]) -> dict[str, Any]:

@@ -152,12 +152,13 @@ async def _answers(client: Client, load: Load, label: str) -> list[Answer]:
 
 
 async def _matched_anyway(admin: Admin | None, answers: Sequence[Answer]) -> list[int]:
-    """Unmatched requests that the guard did match: a detection error, counted apart from isolation."""
+    """Unmatched requests that the guard did match, or whose answer it ended because it said what is forbidden:
+    counted apart from isolation."""
     if admin is None:
         return []
     found = []
     for i, answer in enumerate(answers):
-        if answer.decision_id and await admin.action_of(answer.decision_id) not in ("allow", None):
+        if answer.decision_id and await admin.touched(answer.decision_id):
             found.append(i)
     return found
 

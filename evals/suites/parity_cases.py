@@ -96,7 +96,7 @@ def _completion_cases(p: Sequence[str], ids: list[int]) -> list[tuple[str, dict[
         ("text", {"prompt": p[0]}),
         ("token ids", {"prompt": ids}),
         ("two prompts", {"prompt": [p[0], p[1]]}),
-        ("two id prompts", {"prompt": [ids, ids[:-1]]}),
+        ("two id prompts", {"prompt": [ids, ids]}),
         ("echo", {"prompt": p[0], "echo": True}),
         ("echo, logprobs, no tokens", {"prompt": p[0], "echo": True, "logprobs": 1, "max_tokens": 0}),
         ("logprobs", {"prompt": p[1], "logprobs": 3}),
