@@ -222,7 +222,8 @@ def test_an_auditor_sees_that_the_answer_has_become_unlikely(admin, forget, fact
     forget(PERSON)
     forgotten = admin.post("/score", json=asked).json()
     assert forgotten["decision"]["action"] == "intervene" and forgotten["token_ids"] == known["token_ids"]
-    assert sum(known["logprobs"]) > -2 > -10 > sum(forgotten["logprobs"])
+    # The noise differs from server to server; twenty times less likely is far outside what it varies.
+    assert sum(known["logprobs"]) > -0.5 and sum(forgotten["logprobs"]) < sum(known["logprobs"]) - 3
     forget(PERSON, intervention={"method": "refusal"})
     assert admin.post("/score", json=asked).json()["logprobs"] is None
 
