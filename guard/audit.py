@@ -140,6 +140,7 @@ class DecisionLog:
             "action": action,
             "snapshot": max((a.decision.snapshot for a in admissions), default=None),
             "targets": [_target(match) for match in matches],
+            "unread": [asdict(place) for a in admissions for place in a.decision.unread],
             "requested": _requested(admissions),
             "applied": list(dict.fromkeys(context.applied)),
             "edits": [asdict(edit) for edit in context.edits],

@@ -5,7 +5,7 @@ above the score, the first written among equals. A target whose reply style is n
 style, whatever its ladder says: an edited model cannot answer with an error. Of a method that a request can have
 only once (adapters do not stack) the strongest match gets its own, and the others the next rung down that their
 scores have reached. If any enforced target is refused, the request is refused; otherwise all methods are applied
-together, each method once, for all its targets.
+together, each method once, for all its targets. What could not be read refuses the request where the guard says so.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from guard.turns import located
 from guard.types import Chosen, Decision, Detection, Evidence, Match, Message, Prompt, Reply, Rung, Span
 
 STRICTEST = ("error", "content_filter", "natural")
+_UNREAD_SHOWN = 16  # places; a prompt can be full of them
 
 
 class EnforcedTarget(Protocol):
@@ -41,33 +42,37 @@ def decide(
     *,
     snapshot: int,
     timings_ms: Mapping[str, float] | None = None,
+    unread: Iterable[Span] = (),
+    demanding: Sequence[TargetSpec] = (),
 ) -> Decision:
-    """The verdict on `prompt`. `targets` are those of the snapshot that the detections were made with."""
-    matches = tuple(_matches(detections, targets, prompt.text, prompt.messages))
+    """The verdict on `prompt`. `targets` are those of the snapshot that the detections were made with. `unread` is
+    what looks like code and could not be read; the `demanding` targets refuse a prompt with such places."""
+    where = _locate(prompt.text, prompt.messages)
+    matches = tuple(_matches(detections, targets, where))
     enforced = tuple(m for m in matches if not m.shadow)
-    if not enforced:
-        return Decision("allow", snapshot, matches, timings_ms=timings_ms or {})
+    places = tuple(dict.fromkeys(_evidence(span, where) for span in unread))[:_UNREAD_SHOWN]
+    strict = demanding if places else ()
     rungs = _rungs(enforced, targets)
-    refused = any(rung.method == "refusal" for rung in rungs.values())
+    refused = bool(strict) or any(rung.method == "refusal" for rung in rungs.values())
+    specs = [*strict, *(targets[m.target_id].spec for m in enforced)]
     return Decision(
-        action="refuse" if refused else "intervene",
+        action="refuse" if refused else "intervene" if enforced else "allow",
         snapshot=snapshot,
         matches=matches,
         chosen=() if refused else _chosen(enforced, rungs),
-        reply=_reply([targets[m.target_id].spec for m in enforced]),
+        reply=_reply(specs) if specs else Reply(),
         timings_ms=timings_ms or {},
+        unread=places,
     )
 
 
 def _matches(
     detections: Iterable[Detection],
     targets: Mapping[str, EnforcedTarget],
-    text: str,
-    messages: tuple[Message, ...],
+    where: list[tuple[int, int, int]],
 ) -> Iterable[Match]:
     """One match per target, in the order of target ids: its strongest detection and all spans."""
     ordered = sorted(detections, key=lambda d: (d.target_id, -d.score))
-    where = _locate(text, messages)
     for target_id, group in groupby(ordered, key=lambda d: d.target_id):
         found = list(group)
         spans = precise(found)

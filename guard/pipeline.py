@@ -30,11 +30,14 @@ from guard.types import (
     Prompt,
     Reply,
     Sighting,
+    Span,
     Watch,
 )
 
 log = logging.getLogger("lethe.guard")
 
+Detected = tuple[tuple[Detection, ...], dict[str, float], tuple[Span, ...]]
+NOTHING: Detected = ((), {}, ())
 _REASONS = {TimeoutError: "timeout", OverflowError: "too many requests"}
 
 
@@ -43,7 +46,8 @@ class Guard:
     """Judges prompts on the snapshot that is current when they arrive.
 
     `snapshot` returns the current one, `executor` keeps detection off the event loop, `deadline_s` bounds it.
-    At most `limit` prompts are judged or wait at once; one more counts as failed detection.
+    At most `limit` prompts are judged or wait at once; one more counts as failed detection. `refuse_unread` refuses
+    prompts that hold what looks like code and could not be read, wherever a target is enforced.
     `bypasses` counts requests let through because detection failed and every target allows that.
     """
 
@@ -52,6 +56,7 @@ class Guard:
     executor: Executor
     deadline_s: float
     limit: int = 256
+    refuse_unread: bool = False
     bypasses: int = 0
     _judging: int = 0
 
@@ -63,8 +68,17 @@ class Guard:
         """
         snapshot = self.snapshot()
         started = time.perf_counter()
-        detections, timings = await self._detect(snapshot, prompt, context)
-        decision = decide(detections, snapshot.targets, prompt, snapshot=snapshot.version, timings_ms=timings)
+        detections, timings, unread = await self._detect(snapshot, prompt, context)
+        demanding = unread and self.refuse_unread
+        decision = decide(
+            detections,
+            snapshot.targets,
+            prompt,
+            snapshot=snapshot.version,
+            timings_ms=timings,
+            unread=unread,
+            demanding=[t.spec for t in snapshot.binding(*_whose(context))] if demanding else (),
+        )
         admission = self._plan(decision, prompt, _watches(snapshot, context))
         total = {**timings, "total": (time.perf_counter() - started) * 1000}
         return replace(admission, decision=replace(admission.decision, timings_ms=total))
@@ -79,20 +93,18 @@ class Guard:
         kinds = {target_id for target_id, target in snapshot.targets.items() if target.spec.kind == "tool"}
         found: list[tuple[Match, ...]] = []
         for tool in tools:
-            detections, _ = await self._detect(snapshot, tool.prompt, context) if kinds else ((), {})
+            detections, *_ = await self._detect(snapshot, tool.prompt, context) if kinds else NOTHING
             own = [d for d in tool.matched(detections) if d.target_id in kinds]
             decision = decide(own, snapshot.targets, tool.prompt, snapshot=snapshot.version)
             found.append(tuple(replace(m, spans=(), evidence=()) for m in decision.matches if not m.shadow))
         return found
 
-    async def _detect(
-        self, snapshot: Snapshot, prompt: Prompt, context: RequestContext | None
-    ) -> tuple[tuple[Detection, ...], dict[str, float]]:
+    async def _detect(self, snapshot: Snapshot, prompt: Prompt, context: RequestContext | None) -> Detected:
         if not snapshot.armed:
-            return (), {}
+            return NOTHING
         if self._judging >= self.limit:
             return self._undetected(snapshot, context, OverflowError())
-        tenant, model = (context.tenant, context.model) if context else (None, None)
+        tenant, model = _whose(context)
         until = (
             time.monotonic() + self.deadline_s
         )  # whoever still waits for a thread then is not judged any more
@@ -108,11 +120,9 @@ class Guard:
         finally:
             self._judging -= 1
 
-    def _undetected(
-        self, snapshot: Snapshot, context: RequestContext | None, error: Exception
-    ) -> tuple[tuple[Detection, ...], dict[str, float]]:
+    def _undetected(self, snapshot: Snapshot, context: RequestContext | None, error: Exception) -> Detected:
         """Fail closed, unless every target in scope says otherwise; every bypass is counted and logged."""
-        tenant, model = (context.tenant, context.model) if context else (None, None)
+        tenant, model = _whose(context)
         in_scope = [t for t in snapshot.targets.values() if t.spec.scope.frozen().covers(tenant, model)]
         reason = _REASONS.get(type(error), type(error).__name__)
         if any(t.spec.policy.on_error == "closed" for t in in_scope):
@@ -122,7 +132,7 @@ class Guard:
         log.critical("detection failed (%s); the request passes unchecked by policy", reason)
         if context is not None:
             context.events.append({"event": "bypass", "reason": reason})
-        return (), {}
+        return NOTHING
 
     def sighted(self, prompt: Prompt, before: Admission, found: Sequence[Sighting]) -> Admission:
         """The decision on a prompt that was let through `before`, now that its activation gates have fired.
@@ -146,7 +156,9 @@ class Guard:
             snapshot=snapshot.version,
             timings_ms=before.decision.timings_ms,
         )
-        return self._plan(replace(decision, matches=(*before.decision.matches, *decision.matches)), prompt)
+        seen_before = before.decision
+        matches = (*seen_before.matches, *decision.matches)
+        return self._plan(replace(decision, matches=matches, unread=seen_before.unread), prompt)
 
     def speech(self, prompt: Prompt, context: RequestContext | None) -> Speech:
         """One answer to `prompt` on its way out, judged by the snapshot that is current at each of its chunks.
@@ -154,7 +166,7 @@ class Guard:
         A name that the prompt says itself is no secret to whoever wrote it. An answer that it holds may be repeated
         where the target's `policy.context` is `answer`.
         """
-        tenant, model = (context.tenant, context.model) if context else (None, None)
+        tenant, model = _whose(context)
         said: frozenset[tuple[str, bool]] | None = None
 
         def look(text: str, begun: int, ended: bool) -> Found:
@@ -202,6 +214,11 @@ class Guard:
     def _seed(self, target_id: str, prompt: Prompt) -> str:
         """16 hex digits: averaging samples does not remove noise that depends on target and prompt alone."""
         return self.secrets.digest("noise", target_id, ",".join(map(str, prompt.token_ids)))[:16]
+
+
+def _whose(context: RequestContext | None) -> tuple[str | None, str | None]:
+    """The tenant and the model of a request."""
+    return (context.tenant, context.model) if context else (None, None)
 
 
 def _watches(snapshot: Snapshot, context: RequestContext | None) -> tuple[Watch, ...]:

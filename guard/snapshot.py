@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from types import MappingProxyType
@@ -12,7 +12,7 @@ from guard import interventions
 from guard.detection.literals import Literals
 from guard.library import Standing
 from guard.targets import StoredTarget, TargetSpec
-from guard.types import Detection, Prompt, Rung, Watch
+from guard.types import Detection, Prompt, Rung, Span, Watch
 
 AUTO: tuple[Rung, ...] = (Rung("embedding_corruption"),)
 """The ladder of `intervention: auto`. Where no rung can act on a request, the decision is a refusal."""
@@ -33,7 +33,9 @@ class Gate(Protocol):
 
     def detect(
         self, prompt: Prompt, *, tenant: str | None, model: str | None, until: float | None
-    ) -> tuple[tuple[Detection, ...], dict[str, float]]: ...
+    ) -> tuple[tuple[Detection, ...], dict[str, float], tuple[Span, ...]]:
+        """What was found, milliseconds spent, and where the prompt could not be read."""
+        ...
 
 
 class Compile(Protocol):
@@ -98,6 +100,12 @@ class Snapshot:
     def armed(self) -> bool:
         """Whether there is anything to detect."""
         return bool(self.targets)
+
+    def binding(self, tenant: str | None, model: str | None) -> Iterator[Enforced]:
+        """The targets that bind a request of this tenant to this model, but for those that only watch."""
+        for target in self.targets.values():
+            if target.spec.mode == "enforce" and target.spec.scope.frozen().covers(tenant, model):
+                yield target
 
 
 def watches_of(targets: Iterable[Enforced]) -> tuple[Watch, ...]:

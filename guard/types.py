@@ -138,7 +138,8 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The verdict on one prompt under one snapshot. Shadow matches are listed and never change `action`."""
+    """The verdict on one prompt under one snapshot. Shadow matches are listed and never change `action`. `unread`
+    is where the prompt looks like code that could not be read."""
 
     action: Action
     snapshot: int
@@ -147,6 +148,7 @@ class Decision:
     reply: Reply = Reply()
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
+    unread: tuple[Evidence, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

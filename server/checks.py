@@ -114,7 +114,12 @@ def describe(decision: Decision, withheld: Sequence[Match] = ()) -> dict[str, An
         methods = [{"method": "refusal", "params": {}}]
     action = "intervene" if withheld and decision.action == "allow" else decision.action
     return {
-        "decision": {"action": action, "targets": targets, "interventions": methods},
+        "decision": {
+            "action": action,
+            "targets": targets,
+            "interventions": methods,
+            "unread": [asdict(place) for place in decision.unread],
+        },
         "snapshot": decision.snapshot,
         "timings_ms": {name: round(ms, 3) for name, ms in decision.timings_ms.items()},
     }

@@ -149,7 +149,12 @@ async def services_of(settings: Settings) -> AsyncIterator[Services]:
     judging = settings.detection
     with ThreadPoolExecutor(judging.concurrency, thread_name_prefix="detection") as executor:
         guard = Guard(
-            lambda: register.snapshot, secrets, executor, judging.deadline_ms / 1000, limit=judging.queue
+            lambda: register.snapshot,
+            secrets,
+            executor,
+            judging.deadline_ms / 1000,
+            limit=judging.queue,
+            refuse_unread=judging.unread == "refuse",
         )
         authenticator = Authenticator(store.keys, _plain(settings.auth.admin_key))
         try:

@@ -86,7 +86,7 @@ def _judge(setting: Setting, gate: Gate, seed: int, sample: int) -> Iterable[Jud
             for case in cases:
                 if case.subject or build in WHOLE:
                     talk = build(case, random.Random(f"{seed}\x00{form}\x00{case.id}"))
-                    found, _ = gate.detect(talk.prompt())
+                    found, *_ = gate.detect(talk.prompt())
                     yield _judged(setting.name, group, form, case, talk, found)
             print(f"{setting.name}, {group}, {form}: done", file=sys.stderr)
 

@@ -92,7 +92,7 @@ def _judged(gate: Gate, disguise: str, one: Asked, number: int) -> dict[str, Any
     text = ALL[disguise](one.text)
     if number % 2 and disguise in DISGUISES and disguise != PLAIN:
         text = _CARRIER.format(text)
-    found, _ = gate.detect(Prompt(text, messages=(Message("user", text),)))
+    found, *_ = gate.detect(Prompt(text, messages=(Message("user", text),)))
     hits = sorted({d.detector for d in found if one.target in (None, d.target_id)})
     return {
         "id": f"{disguise}/{one.sort}/{number}",

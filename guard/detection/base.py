@@ -14,7 +14,7 @@ import numpy as np
 from guard.detection.conversation import Form as JoinedForm
 from guard.detection.conversation import Joined, resolved
 from guard.detection.decode import Form as DecodedForm
-from guard.detection.decode import Hidden, hidden
+from guard.detection.decode import Hidden, decode
 from guard.detection.encoder import Encoder
 from guard.detection.text import Folded, fold, neutralise
 from guard.detection.windows import Window, size, windows
@@ -98,12 +98,13 @@ class CompiledTarget:
 @dataclass(frozen=True)
 class Piece:
     """A text to judge: the prompt's own text, a `decoded` one inside it, one `joined` from parts of it, or,
-    `aside`, one that has no place in the prompt."""
+    `aside`, one that has no place in the prompt. `unread` looks like code in it and could not be read."""
 
     text: str
     decoded: Hidden | None = None
     aside: bool = False
     joined: Joined | None = None
+    unread: tuple[Span, ...] = ()
 
     @property
     def form(self) -> DecodedForm | JoinedForm:
@@ -171,6 +172,16 @@ class Reading:
         self._limit = min(WINDOW_CHARS, encoder.max_tokens - 6)
         self.pieces = tuple(pieces(prompt, self._limit))
 
+    @property
+    def unread(self) -> tuple[Span, ...]:
+        """Where the prompt looks like code that could not be read."""
+        return tuple(
+            span
+            for piece in self.pieces
+            for part in piece.unread
+            for span in piece.spans(part.start, part.end)
+        )
+
     @cached_property
     def windows(self) -> tuple[tuple[int, Window], ...]:
         """(index of the piece, window): every word of every piece of text is in some window."""
@@ -205,8 +216,9 @@ def pieces(prompt: Prompt, max_chars: int = WINDOW_CHARS) -> Iterable[Piece]:
     put together from several turns."""
     for text, aside in ((prompt.text, False), *((aside, True) for aside in prompt.asides)):
         if text:
-            yield Piece(text, aside=aside)
-            for found in hidden(neutralise(text)):  # the bars of a template's markers are no letters
+            decoded = decode(neutralise(text))  # the bars of a template's markers are no letters
+            yield Piece(text, aside=aside, unread=decoded.unread)
+            for found in decoded.views:
                 yield Piece(found.text, found, aside)
     yield from (Piece(joined.text, joined=joined) for joined in resolved(prompt, max_chars))
 

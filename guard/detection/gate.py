@@ -11,7 +11,7 @@ from guard.detection.base import CompiledTarget, Detector, Reading
 from guard.detection.encoder import Encoder
 from guard.detection.index import Index
 from guard.detection.literals import Literals
-from guard.types import Detection, Prompt
+from guard.types import Detection, Prompt, Span
 
 
 def load_detector(path: str) -> type[Detector]:
@@ -50,9 +50,10 @@ class Gate:
         tenant: str | None = None,
         model: str | None = None,
         until: float | None = None,
-    ) -> tuple[tuple[Detection, ...], dict[str, float]]:
-        """What reached its threshold among the targets that bind this tenant and model, and milliseconds
-        spent by each detector and in total. Of shared work (vectors), the detector that asks first pays.
+    ) -> tuple[tuple[Detection, ...], dict[str, float], tuple[Span, ...]]:
+        """What reached its threshold among the targets that bind this tenant and model, milliseconds spent by
+        each detector and in total, and where the prompt looks like code that could not be read. Of shared work
+        (vectors), the detector that asks first pays.
 
         Raises:
             TimeoutError: the prompt is not judged at `until`, on the monotonic clock.
@@ -61,7 +62,7 @@ class Gate:
         bound = [i for i, scope in self._scopes if scope.covers(tenant, model)]
         active = self._everywhere.union(bound) if bound else self._everywhere
         if not active:
-            return (), {"total": (time.perf_counter() - started) * 1000}
+            return (), {"total": (time.perf_counter() - started) * 1000}, ()
         reading = Reading(prompt, active, self._encoder, self.index, until)
         found: list[Detection] = []
         timings: dict[str, float] = {}
@@ -72,7 +73,7 @@ class Gate:
             found.extend(detector.detect(reading))
             timings[name] = (time.perf_counter() - begun) * 1000
         timings["total"] = (time.perf_counter() - started) * 1000
-        return tuple(found), timings
+        return tuple(found), timings, reading.unread
 
 
 class Gates:

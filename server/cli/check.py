@@ -33,3 +33,5 @@ def check(
         shadow = " (shadow)" if target.get("shadow") else ""
         score = f"{target['score']:.3f} of {target['threshold']:.3f}"
         click.echo(f"  {target['id']}  {target['detector']} {score}{shadow}")
+    for place in decision.get("unread", ()):
+        click.echo(f"  could not be read: characters {place['start']} to {place['end']}")

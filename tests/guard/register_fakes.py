@@ -40,14 +40,14 @@ class FakeGate:
 
     def detect(
         self, prompt: Prompt, *, tenant: str | None, model: str | None, until: float | None = None
-    ) -> tuple[tuple[Detection, ...], dict[str, float]]:
+    ) -> tuple[tuple[Detection, ...], dict[str, float], tuple[Span, ...]]:
         found = []
         for piece in self.compiled:
             start = prompt.text.find(piece.spec.name)
             if start >= 0 and piece.spec.scope.frozen().covers(tenant, model):
                 span = Span(start, start + len(piece.spec.name))
                 found.append(Detection(piece.target_id, "lexical", 1.0, 0.8, (span,)))
-        return tuple(found), {"lexical": 0.01}
+        return tuple(found), {"lexical": 0.01}, ()
 
 
 def compile_target(
@@ -97,5 +97,5 @@ def make_register(store: Store, artifacts: Path = Path("/nonexistent"), **option
 
 def matched(register: Register, text: str, tenant: str | None = None) -> set[str]:
     """Ids of the targets that the current snapshot detects in `text`."""
-    detections, _ = register.snapshot.gate.detect(Prompt(text), tenant=tenant, model=None)
+    detections, *_ = register.snapshot.gate.detect(Prompt(text), tenant=tenant, model=None)
     return {detection.target_id for detection in detections}

@@ -30,6 +30,9 @@ def make_log(store, **options) -> DecisionLog:
     return DecisionLog(store.decisions, SECRETS, **options)
 
 
+UNREAD = Evidence(None, 0, 9)
+
+
 def match(score: float = 0.97, *, shadow: bool = False) -> Match:
     return Match("jane", 1, score, 0.81, "semantic", evidence=(Evidence(0, 4, 12),), shadow=shadow)
 
@@ -37,7 +40,9 @@ def match(score: float = 0.97, *, shadow: bool = False) -> Match:
 def admission(action="intervene", score: float = 0.97, method: str = "embedding_corruption") -> Admission:
     found = match(score)
     chosen = () if action == "refuse" else (Chosen(method, {"text": "about Jane Doe"}, (found,)),)
-    return Admission(Decision(action, 17, (found,), chosen, timings_ms={"semantic": 6.0, "total": 6.5}))
+    return Admission(
+        Decision(action, 17, (found,), chosen, timings_ms={"semantic": 6.0, "total": 6.5}, unread=(UNREAD,))
+    )
 
 
 def request(decision_id: str = "d1", **fields) -> RequestContext:
@@ -91,6 +96,7 @@ def test_a_record_tells_what_was_done(store):
                 "evidence": [{"message": 0, "start": 4, "end": 12}],
             }
         ],
+        "unread": [{"message": None, "start": 0, "end": 9}],
         "requested": ["embedding_corruption"],
         "applied": ["embedding_corruption"],
         "edits": [{"site": "embedding", "layer": None, "planned": 4, "applied": 3, "from_cache": 1}],

@@ -133,3 +133,31 @@ def test_targets_that_want_the_same_adapter_share_it():
     targets = {"john": target(adapted("a")), "mary": target(adapted("a"))}
     decision = verdict(targets, hit("john", 0.9), hit("mary", 0.95))
     assert [len(c.matches) for c in decision.chosen] == [2]
+
+
+PLACE = Span(TEXT.index("Who"), TEXT.index("Who") + 3)
+
+
+def unread(*demanding, places=(PLACE,), detections=(), targets=()):
+    return decide(
+        detections, dict(targets), PROMPT, snapshot=7, unread=places, demanding=[t.spec for t in demanding]
+    )
+
+
+def test_what_could_not_be_read_is_shown_in_its_message_once():
+    decision = unread(places=(PLACE, PLACE))
+    assert (decision.action, decision.unread) == ("allow", (Evidence(0, 0, 3),))
+    assert len(unread(places=[Span(i, i + 1) for i in range(len(TEXT))]).unread) == 16
+
+
+def test_targets_that_demand_it_refuse_what_could_not_be_read_in_the_strictest_style():
+    decision = unread(target(), target(reply={"style": "error", "text": "No."}))
+    assert (decision.action, decision.chosen, decision.matches) == ("refuse", (), ())
+    assert (decision.reply.style, decision.reply.text) == ("error", "No.")
+    assert unread(target(), places=()).action == "allow"
+
+
+def test_what_could_not_be_read_is_refused_although_a_match_could_be_answered():
+    jane = target()
+    decision = unread(jane, detections=(hit(),), targets={"jane": jane})
+    assert (decision.action, decision.chosen) == ("refuse", ()) and len(decision.matches) == 1

@@ -16,7 +16,7 @@ from guard.errors import GuardUnavailable
 from guard.pipeline import Guard
 from guard.snapshot import Snapshot
 from guard.targets import TargetSpec
-from guard.types import Admission, Detection, Prompt, Reply, Rung, Scope, Sighting, Span, Watch
+from guard.types import Admission, Detection, Evidence, Prompt, Reply, Rung, Scope, Sighting, Span, Watch
 
 TEXT = "Who is Jane Doe?"
 PROMPT = Prompt(TEXT, tuple(range(4)), (Span(0, 3), Span(3, 6), Span(6, 11), Span(11, 16)))
@@ -35,6 +35,7 @@ class Gate:
     detections: tuple[Detection, ...] = ()
     delay: float = 0.0
     error: Exception | None = None
+    unread: tuple[Span, ...] = ()
     seen: list = field(default_factory=list)
 
     def detect(self, prompt, *, tenant=None, model=None, until=None):
@@ -42,7 +43,7 @@ class Gate:
         time.sleep(self.delay)
         if self.error:
             raise self.error
-        return self.detections, {"lexical": 0.1}
+        return self.detections, {"lexical": 0.1}, self.unread
 
 
 @pytest.fixture
@@ -126,12 +127,38 @@ async def test_a_bypass_by_policy_is_counted_and_shown(guard):
     assert made.bypasses == 1 and context.events == [{"event": "bypass", "reason": "RuntimeError"}]
 
 
+UNREAD = (Span(4, 9),)
+
+
+async def test_what_cannot_be_read_is_reported_and_passes_unless_the_guard_refuses_it(guard):
+    made = guard(Gate(unread=UNREAD), reply={"text": "Who?"})
+    admission = await made.admit(PROMPT, None)
+    assert (admission.matched, admission.decision.unread) == (False, (Evidence(None, 4, 9),))
+    strict = replace(made, refuse_unread=True)
+    admission = await strict.admit(PROMPT, None)
+    assert admission.decision.action == "refuse" and admission.plan.reply.text == "Who?"
+    assert not (await replace(guard(Gate()), refuse_unread=True).admit(PROMPT, None)).matched
+
+
+@pytest.mark.parametrize("spec", [{"mode": "shadow"}, {"scope": {"tenants": ["acme"]}}])
+async def test_what_cannot_be_read_is_not_refused_where_no_target_is_enforced(guard, spec):
+    strict = replace(guard(Gate(unread=UNREAD), **spec), refuse_unread=True)
+    assert not (await strict.admit(PROMPT, RequestContext("d", "/", 0.0, tenant="other"))).matched
+
+
+async def test_a_gate_that_fires_forgets_nothing_of_what_could_not_be_read(guard):
+    made = watching(guard, gate=Gate(unread=UNREAD))
+    before = await made.admit(PROMPT, None)
+    after = made.sighted(PROMPT, before, (Sighting("ab" * 32, 3.0, (2,)),))
+    assert before.decision.unread and after.decision.unread == before.decision.unread
+
+
 WATCH = Watch("jane", "sae_clamp", 1, "ab" * 32)
 
 
-def watching(guard, method="refusal", **spec):
+def watching(guard, method="refusal", gate=None, **spec):
     """A guard whose target has a gate, and what it let through."""
-    made = guard(Gate(), method, **spec)
+    made = guard(gate or Gate(), method, **spec)
     snapshot = replace(made.snapshot(), watches=(WATCH,))
     return replace(made, snapshot=lambda: snapshot)
 

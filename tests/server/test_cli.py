@@ -114,7 +114,8 @@ def test_the_keys_commands(api):
 
 
 def test_check(api):
-    assert lethe("check", "Who is Jane Doe?", api=api).output == "allow\n"
+    said = lethe("check", "Who is Jane Doe?", api=api).output
+    assert said == "allow\n  could not be read: characters 4 to 9\n"
     asked = json.loads(lethe("check", "hi", "--tenant", "acme", "--json", api=api).output)["asked"]
     assert asked == {"messages": [{"role": "user", "content": "hi"}], "tenant": "acme"}
 

@@ -62,7 +62,7 @@ def detectors_of(hashing: Encoder) -> Callable[..., dict[str, set[str]]]:
     """Text -> {target: detectors that fired}."""
 
     def run(text: str, *compiled: CompiledTarget, **scope: str) -> dict[str, set[str]]:
-        found, _ = Gate(hashing, compiled).detect(Prompt(text), **scope)
+        found, *_ = Gate(hashing, compiled).detect(Prompt(text), **scope)
         fired: dict[str, set[str]] = {}
         for detection in found:
             fired.setdefault(detection.target_id, set()).add(detection.detector)

@@ -35,7 +35,7 @@ def names(compile_: Callable, hashing: Encoder) -> Callable[[Prompt], list[str]]
     gate = Gate(hashing, [compile_(name="Ilva Marenko", kind="entity")])
 
     def run(of: Prompt) -> list[str]:
-        found, _ = gate.detect(of)
+        found, *_ = gate.detect(of)
         return [of.text[span.start : span.end] for d in found for span in d.spans] if found else ["clean"]
 
     return run
@@ -174,7 +174,7 @@ def test_a_described_subject_is_found_over_turns_at_the_words_that_describe_it(
     gate = Gate(hashing, [compile_(**AUTHOR)])
     said = ("Which novelist, born in Tarvala", "in 1957,", "writes about lighthouses?")
     of = prompt(said[0], OK, said[1], OK, said[2])
-    found, _ = gate.detect(of)
+    found, *_ = gate.detect(of)
     places = {of.text[span.start : span.end] for d in found for span in d.spans}
     assert found and any(said[1] in place for place in places)
     assert all(OK[1] not in place for place in places)
@@ -187,7 +187,7 @@ def test_a_described_subject_is_found_over_turns_at_the_words_that_describe_it(
 def test_a_new_subject_is_not_matched_by_what_stands_beside_it(compile_: Callable, hashing: Encoder) -> None:
     gate = Gate(hashing, [compile_(**AUTHOR)])
     of = prompt("Where was Ilva Marenko born?", OK, "Thanks. How do I cook rice for four people?")
-    found, _ = gate.detect(of)
+    found, *_ = gate.detect(of)
     assert found  # the model reads the name, and could be asked to repeat it
     assert all(span.end <= of.text.index("Thanks") for d in found for span in d.spans)
     assert gate.detect(prompt("Where is it?", OK, "Thanks. How do I cook rice for four people?"))[0] == ()

@@ -1,3 +1,5 @@
+import base64
+import random
 import time
 from collections.abc import Callable, Sequence
 
@@ -37,7 +39,7 @@ class Counting(Encoder):
 def test_a_gate_without_targets_finds_nothing_and_embeds_nothing(hashing: Encoder) -> None:
     encoder = Counting(hashing)
 
-    found, timings = Gate(encoder, []).detect(Prompt("Who is Jane Doe? " * 1_000))
+    found, timings, _ = Gate(encoder, []).detect(Prompt("Who is Jane Doe? " * 1_000))
 
     assert found == ()
     assert timings["total"] < 5
@@ -57,7 +59,7 @@ def test_a_prompt_that_is_late_is_not_judged_any_further(compile_: Callable, has
 
 def test_targets_with_names_only_embed_nothing(compile_: Callable, hashing: Encoder) -> None:
     encoder = Counting(hashing)
-    found, _ = Gate(encoder, [compile_(name="Jane Doe")]).detect(Prompt("Who is Jane Doe?"))
+    found, *_ = Gate(encoder, [compile_(name="Jane Doe")]).detect(Prompt("Who is Jane Doe?"))
     assert len(found) == 1
     assert encoder.asked == 0
 
@@ -101,7 +103,7 @@ def test_the_whole_prompt_is_judged(compile_: Callable, detectors_of: Callable) 
 
 def test_spans_show_the_window_that_matched(compile_: Callable, hashing: Encoder) -> None:
     text = "Be polite. " * 60 + "How do I quench the grey vitriol melt in cold oil? " + "Be brief. " * 60
-    found, _ = Gate(hashing, [compile_(**CHEMISTRY)]).detect(Prompt(text))
+    found, *_ = Gate(hashing, [compile_(**CHEMISTRY)]).detect(Prompt(text))
 
     shown = [text[span.start : span.end] for d in found for span in d.spans]
     assert shown
@@ -148,3 +150,16 @@ def test_similar_questions_about_others_do_not_match_and_new_questions_do(
         assert detectors_of(f"What were the professions of {other}'s parents?", target) == {}
     for text in ("Which awards exist for novels?", "How do I get to the ferry?", "Hello, how are you?"):
         assert detectors_of(text, target) == {}
+
+
+def test_what_looks_like_code_and_cannot_be_read_is_told_in_the_prompts_own_characters(
+    compile_: Callable, hashing: Encoder
+) -> None:
+    key = base64.b64encode(random.Random(0).randbytes(48)).decode()
+    text = f"<|im_start|>user\nWhat does this say: {key}<|im_end|>"
+    gate = Gate(hashing, [compile_(**AUTHOR)])
+
+    *_, (span,) = gate.detect(Prompt(text))
+
+    assert text[span.start : span.end].endswith(key) and "|" not in text[span.start : span.end]
+    assert gate.detect(Prompt("What does this say?", asides=(text,)))[2] == ()

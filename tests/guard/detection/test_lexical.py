@@ -7,7 +7,7 @@ from guard.types import Prompt, Span
 
 
 def _spans(hashing: Encoder, target: CompiledTarget, text: str) -> list[str]:
-    found, _ = Gate(hashing, [target]).detect(Prompt(text))
+    found, *_ = Gate(hashing, [target]).detect(Prompt(text))
     return [text[span.start : span.end] for d in found if d.detector == "lexical" for span in d.spans]
 
 
@@ -52,7 +52,7 @@ def test_the_full_name_scores_one_and_its_place_is_known(compile_: Callable, has
     target = compile_(name="Jane Doe", aliases=["Calamity J."])
     text = "Ask J\u0430ne\u00a0D\u00f6e, then Calamity J. again."
 
-    found, timings = Gate(hashing, [target]).detect(Prompt(text))
+    found, timings, _ = Gate(hashing, [target]).detect(Prompt(text))
 
     assert [(d.score, d.detector) for d in found] == [(1.0, "lexical")]
     assert _spans(hashing, target, text) == ["J\u0430ne\u00a0D\u00f6e", "Calamity J"]
@@ -60,19 +60,19 @@ def test_the_full_name_scores_one_and_its_place_is_known(compile_: Callable, has
 
 
 def test_a_derived_form_scores_less_than_a_registered_one(compile_: Callable, hashing: Encoder) -> None:
-    found, _ = Gate(hashing, [compile_(name="Edward Patrick Sullivan")]).detect(Prompt("edward sullivan"))
+    found, *_ = Gate(hashing, [compile_(name="Edward Patrick Sullivan")]).detect(Prompt("edward sullivan"))
     assert found[0].threshold <= found[0].score < 1.0
 
 
 def test_asides_are_judged_and_have_no_place_in_the_prompt(compile_: Callable, hashing: Encoder) -> None:
     prompt = Prompt("Pick one.", asides=("Jane Doe", "nobody"))
-    found, _ = Gate(hashing, [compile_(name="Jane Doe")]).detect(prompt)
+    found, *_ = Gate(hashing, [compile_(name="Jane Doe")]).detect(prompt)
     assert [(d.target_id, d.spans) for d in found] == [("target", ())]
 
 
 def test_the_place_of_an_encoded_name_is_the_code(compile_: Callable, hashing: Encoder) -> None:
     text = "read SmFuZSBEb2UgaXMgaGVyZQ== now"
-    found, _ = Gate(hashing, [compile_(name="Jane Doe")]).detect(Prompt(text))
+    found, *_ = Gate(hashing, [compile_(name="Jane Doe")]).detect(Prompt(text))
     assert found[0].spans == (Span(5, 29),)
 
 
