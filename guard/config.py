@@ -55,6 +55,7 @@ class EncoderSettings(_Section):
 
 class DetectionSettings(_Section):
     deadline_ms: int = Field(2_000, ge=1)
+    hold_ms: int = Field(60_000, ge=1)
     concurrency: int = Field(16, ge=1, le=256)
     queue: int = Field(256, ge=1)
     unread: Literal["allow", "refuse"] = "allow"

@@ -36,6 +36,8 @@ from guard.types import (
 
 log = logging.getLogger("lethe.guard")
 
+FAIR_TOKENS = 2_000
+_CHARS_PER_TOKEN = 4
 Detected = tuple[tuple[Detection, ...], dict[str, float], tuple[Span, ...]]
 NOTHING: Detected = ((), {}, ())
 _REASONS = {TimeoutError: "timeout", OverflowError: "too many requests"}
@@ -45,7 +47,9 @@ _REASONS = {TimeoutError: "timeout", OverflowError: "too many requests"}
 class Guard:
     """Judges prompts on the snapshot that is current when they arrive.
 
-    `snapshot` returns the current one, `executor` keeps detection off the event loop, `deadline_s` bounds it.
+    `snapshot` returns the current one, `executor` keeps detection off the event loop. `deadline_s` bounds the
+    judgement of a prompt of up to FAIR_TOKENS tokens, in proportion that of a longer one; where every target that binds
+    a request holds it, the bound is `hold_s`.
     At most `limit` prompts are judged or wait at once; one more counts as failed detection. `refuse_unread` refuses
     prompts that hold what looks like code and could not be read, wherever a target is enforced.
     `bypasses` counts requests let through because detection failed and every target allows that.
@@ -55,6 +59,7 @@ class Guard:
     secrets: Secrets
     executor: Executor
     deadline_s: float
+    hold_s: float = 60.0
     limit: int = 256
     refuse_unread: bool = False
     bypasses: int = 0
@@ -105,16 +110,17 @@ class Guard:
         if self._judging >= self.limit:
             return self._undetected(snapshot, context, OverflowError())
         tenant, model = _whose(context)
-        until = (
-            time.monotonic() + self.deadline_s
-        )  # whoever still waits for a thread then is not judged any more
+        allowed = self.deadline_s * max(1.0, _tokens(prompt) / FAIR_TOKENS)
+        if snapshot.holds(tenant, model):
+            allowed = max(allowed, self.hold_s)
+        until = time.monotonic() + allowed  # whoever still waits for a thread then is not judged any more
         loop = asyncio.get_running_loop()
         job = loop.run_in_executor(
             self.executor, lambda: snapshot.gate.detect(prompt, tenant=tenant, model=model, until=until)
         )
         self._judging += 1
         try:
-            return await asyncio.wait_for(job, self.deadline_s)
+            return await asyncio.wait_for(job, allowed)
         except Exception as error:  # whatever a detector throws must fail closed
             return self._undetected(snapshot, context, error)
         finally:
@@ -122,10 +128,8 @@ class Guard:
 
     def _undetected(self, snapshot: Snapshot, context: RequestContext | None, error: Exception) -> Detected:
         """Fail closed, unless every target in scope says otherwise; every bypass is counted and logged."""
-        tenant, model = _whose(context)
-        in_scope = [t for t in snapshot.targets.values() if t.spec.scope.frozen().covers(tenant, model)]
         reason = _REASONS.get(type(error), type(error).__name__)
-        if any(t.spec.policy.on_error == "closed" for t in in_scope):
+        if any(t.spec.policy.on_error == "closed" for t in snapshot.binding(*_whose(context))):
             log.error("detection failed (%s); the request is refused", reason)
             raise GuardUnavailable("The request could not be checked; try again.") from None
         self.bypasses += 1
@@ -219,6 +223,12 @@ class Guard:
 def _whose(context: RequestContext | None) -> tuple[str | None, str | None]:
     """The tenant and the model of a request."""
     return (context.tenant, context.model) if context else (None, None)
+
+
+def _tokens(prompt: Prompt) -> int:
+    """The tokens of the prompt, and about as many as what is judged beside it would have."""
+    uncounted = prompt.asides if prompt.token_ids else (prompt.text, *prompt.asides)
+    return len(prompt.token_ids) + sum(map(len, uncounted)) // _CHARS_PER_TOKEN
 
 
 def _watches(snapshot: Snapshot, context: RequestContext | None) -> tuple[Watch, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Protocol
 
@@ -12,7 +13,7 @@ from guard import interventions
 from guard.detection.literals import Literals
 from guard.library import Standing
 from guard.targets import StoredTarget, TargetSpec
-from guard.types import Detection, Prompt, Rung, Span, Watch
+from guard.types import Detection, Prompt, Rung, Scope, Span, Watch
 
 AUTO: tuple[Rung, ...] = (Rung("embedding_corruption"),)
 """The ladder of `intervention: auto`. Where no rung can act on a request, the decision is a refusal."""
@@ -84,7 +85,7 @@ class Enforced:
         return self.spec.mode != "off" and not self.stored.expired(now)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Snapshot:
     """`targets` holds exactly those that `gate` detects, by id; `version` names this state and no other.
 
@@ -106,6 +107,21 @@ class Snapshot:
         for target in self.targets.values():
             if target.spec.mode == "enforce" and target.spec.scope.frozen().covers(tenant, model):
                 yield target
+
+    def holds(self, tenant: str | None, model: str | None) -> bool:
+        """Whether every target that binds such a request says that it waits where the verdict is late."""
+        patient = [held for scope, held in self._patience.items() if scope.covers(tenant, model)]
+        return bool(patient) and all(patient)
+
+    @cached_property
+    def _patience(self) -> Mapping[Scope, bool]:
+        """For each scope of enforced targets, which are few beside the targets, whether all of them hold."""
+        found: dict[Scope, bool] = {}
+        for target in self.targets.values():
+            if target.spec.mode == "enforce":
+                scope = target.spec.scope.frozen()
+                found[scope] = found.get(scope, True) and target.spec.policy.oversize == "hold"
+        return found
 
 
 def watches_of(targets: Iterable[Enforced]) -> tuple[Watch, ...]:

@@ -153,6 +153,7 @@ async def services_of(settings: Settings) -> AsyncIterator[Services]:
             secrets,
             executor,
             judging.deadline_ms / 1000,
+            judging.hold_ms / 1000,
             limit=judging.queue,
             refuse_unread=judging.unread == "refuse",
         )

@@ -120,6 +120,68 @@ async def test_the_deadline_reaches_the_detectors(guard):
     assert not (await guard(Late()).admit(PROMPT, None)).matched
 
 
+def beside(guard, gate, *specs, **options):
+    """A guard with one target for each of `specs`."""
+    made = guard(gate)
+    targets = {str(i): Target(TargetSpec(name="Jane Doe", **spec), ()) for i, spec in enumerate(specs)}
+    return replace(made, snapshot=lambda: Snapshot(3, gate, targets), **options)
+
+
+HOLD = {"policy": {"oversize": "hold"}}
+
+
+class Telling(Gate):
+    """Tells how many seconds it was given."""
+
+    def detect(self, prompt, *, until, **scope):
+        self.seen.append(until - time.monotonic())
+        return super().detect(prompt)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "times"),
+    [
+        (Prompt(TEXT, tuple(range(2_000))), 1),
+        (Prompt(TEXT, tuple(range(8_000))), 4),
+        (Prompt(TEXT, tuple(range(2_000)), asides=("x" * 8_000,)), 2),
+        (Prompt("x" * 24_000), 3),
+    ],
+)
+async def test_a_long_prompt_gets_time_in_proportion(guard, prompt, times):
+    gate = Telling()
+    await beside(guard, gate, {}).admit(prompt, None)
+    assert gate.seen[0] == pytest.approx(0.2 * times, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("specs", "held"),
+    [
+        ([HOLD, HOLD], True),
+        ([HOLD, {}], False),
+        ([HOLD, {"mode": "shadow"}], True),
+        ([HOLD, {"scope": {"tenants": ["acme"]}}], True),
+        ([HOLD, {"scope": {"tenants": ["other"]}}], False),
+        ([{**HOLD, "mode": "shadow"}], False),
+    ],
+)
+async def test_a_late_verdict_is_waited_for_where_every_enforced_target_in_scope_holds(guard, specs, held):
+    gate = Telling()
+    context = RequestContext("d", "/", 0.0, tenant="other")
+    await beside(guard, gate, *specs, hold_s=30).admit(PROMPT, context)
+    assert gate.seen[0] == pytest.approx(30 if held else 0.2, abs=0.05)
+
+
+async def test_a_held_prompt_is_answered_when_it_is_judged_and_refused_when_it_never_is(guard):
+    assert not (await beside(guard, Gate(delay=0.4), HOLD).admit(PROMPT, None)).matched
+    with pytest.raises(GuardUnavailable):
+        await beside(guard, Gate(delay=1.0), HOLD, hold_s=0.3).admit(PROMPT, None)
+
+
+async def test_targets_that_only_watch_refuse_nothing_when_detection_fails(guard):
+    made = beside(guard, Gate(error=RuntimeError("boom")), {"mode": "shadow"})
+    assert not (await made.admit(PROMPT, None)).matched
+
+
 async def test_a_bypass_by_policy_is_counted_and_shown(guard):
     made = guard(Gate(error=RuntimeError("boom")), policy={"on_error": "open"})
     context = RequestContext("d", "/", 0.0)
