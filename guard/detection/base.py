@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from types import MappingProxyType
@@ -11,18 +11,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from guard.detection.conversation import Form as JoinedForm
-from guard.detection.conversation import Joined, resolved
-from guard.detection.decode import Form as DecodedForm
-from guard.detection.decode import Hidden, decode
 from guard.detection.encoder import Encoder
-from guard.detection.text import Folded, fold, neutralise
-from guard.detection.windows import Window, size, windows
+from guard.detection.units import Unit
+from guard.detection.windows import Window
 from guard.targets import TargetSpec
-from guard.types import Detection, Prompt, Scope, Span
+from guard.types import Scope, Span
 
 WINDOW_CHARS = 250
-SHORTEST = 3  # words of an aside that means something by itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,45 +90,6 @@ class CompiledTarget:
     calibration: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Piece:
-    """A text to judge: the prompt's own text, a `decoded` one inside it, one `joined` from parts of it, or,
-    `aside`, one that has no place in the prompt. `unread` looks like code in it and could not be read."""
-
-    text: str
-    decoded: Hidden | None = None
-    aside: bool = False
-    joined: Joined | None = None
-    unread: tuple[Span, ...] = ()
-
-    @property
-    def form(self) -> DecodedForm | JoinedForm:
-        """What decoding or joining says of it (decode.Hidden, conversation.Joined)."""
-        made = self.decoded or self.joined
-        return made.form if made else "text"
-
-    @cached_property
-    def folded(self) -> Folded:
-        return fold(neutralise(self.text))  # a name that two turns share is still a name
-
-    def spans(self, start: int, end: int) -> tuple[Span, ...]:
-        """Where characters [start, end) of this piece lie in the prompt's text."""
-        if self.aside:
-            return ()
-        if self.joined:
-            return self.joined.spans(start, end)
-        return (self.decoded.span(start, end) if self.decoded else Span(start, end),)
-
-    def windows(self, max_chars: int) -> tuple[Window, ...]:
-        """The pieces of it that are judged by their meaning. An aside of a word or two has none: it is a key, a
-        name or an answer to choose."""
-        if self.aside and size(self.text) < SHORTEST:
-            return ()
-        if self.joined is None:
-            return windows(self.text, max_chars=max_chars)
-        return tuple(Window(self.text[span.start : span.end], span) for span in self.joined.windows)
-
-
 @dataclass(frozen=True, eq=False)
 class Near:
     """`scores` [windows, columns]: relative similarity of each window to the nearest text of each target, 0 where
@@ -151,15 +107,28 @@ class Neighbours(Protocol):
     def with_columns(self, near: Near, windows: np.ndarray, columns: Iterable[int]) -> Near: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """A target that reached its threshold in one unit, whose number is `unit`. `spans` are characters of the unit, the
+    best first."""
+
+    unit: int
+    target_id: str
+    score: float
+    threshold: float
+    spans: tuple[Span, ...]
+
+
 class Reading:
-    """One prompt prepared for the detectors: its pieces, their windows, and the window vectors on first use.
+    """Units of a prompt prepared for the detectors: their pieces, the windows of these, and the window vectors on first
+    use.
 
     `active` are the ids of the targets in scope. A reading belongs to one call; it is not shared by threads.
     """
 
     def __init__(
         self,
-        prompt: Prompt,
+        units: Sequence[Unit],
         active: frozenset[str],
         encoder: Encoder,
         index: Neighbours,
@@ -169,18 +138,14 @@ class Reading:
         self._encoder = encoder
         self._index = index
         self._until = until
-        self._limit = min(WINDOW_CHARS, encoder.max_tokens - 6)
-        self.pieces = tuple(pieces(prompt, self._limit))
+        self._limit = window_chars(encoder)
+        self.units = len(units)
+        self.pieces = tuple(piece for i, unit in enumerate(units) for piece in unit.pieces(i))
 
     @property
-    def unread(self) -> tuple[Span, ...]:
-        """Where the prompt looks like code that could not be read."""
-        return tuple(
-            span
-            for piece in self.pieces
-            for part in piece.unread
-            for span in piece.spans(part.start, part.end)
-        )
+    def unread(self) -> Iterator[tuple[int, Span]]:
+        """(unit, characters of it) that look like code that could not be read."""
+        return ((piece.number, span) for piece in self.pieces for span in piece.unread)
 
     @cached_property
     def windows(self) -> tuple[tuple[int, Window], ...]:
@@ -206,21 +171,22 @@ class Reading:
         """`near`, where that leaves out targets with these numbers of the index also to them."""
         return self._index.with_columns(self.near, self.vectors, columns)
 
-    def spans(self, window: int) -> tuple[Span, ...]:
+    def by_unit(self, windows: Iterable[int]) -> dict[int, list[int]]:
+        """These windows by the number of their unit."""
+        grouped: dict[int, list[int]] = {}
+        for window in windows:
+            grouped.setdefault(self.pieces[self.windows[window][0]].number, []).append(int(window))
+        return grouped
+
+    def span(self, window: int) -> Span:
+        """Where a window stands in its unit."""
         piece, found = self.windows[window]
-        return self.pieces[piece].spans(found.span.start, found.span.end)
+        return self.pieces[piece].span(found.span)
 
 
-def pieces(prompt: Prompt, max_chars: int = WINDOW_CHARS) -> Iterable[Piece]:
-    """The prompt's text, what is encoded inside it, the asides and what is encoded inside those, then what is
-    put together from several turns."""
-    for text, aside in ((prompt.text, False), *((aside, True) for aside in prompt.asides)):
-        if text:
-            decoded = decode(neutralise(text))  # the bars of a template's markers are no letters
-            yield Piece(text, aside=aside, unread=decoded.unread)
-            for found in decoded.views:
-                yield Piece(found.text, found, aside)
-    yield from (Piece(joined.text, joined=joined) for joined in resolved(prompt, max_chars))
+def window_chars(encoder: Encoder) -> int:
+    """The longest window that the encoder reads as a whole."""
+    return min(WINDOW_CHARS, encoder.max_tokens - 6)
 
 
 class Detector(Protocol):
@@ -229,6 +195,6 @@ class Detector(Protocol):
 
     def __init__(self, compiled: Sequence[CompiledTarget], before: Any = None) -> None: ...
 
-    def detect(self, reading: Reading) -> Iterable[Detection]:
-        """What reached its target's threshold among `reading.active`, at most one finding per target."""
+    def detect(self, reading: Reading) -> Iterable[Finding]:
+        """What reached its target's threshold among `reading.active`, at most one finding per target and unit."""
         ...

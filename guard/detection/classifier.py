@@ -10,12 +10,11 @@ from dataclasses import dataclass
 import ahocorasick
 import numpy as np
 
-from guard.detection.base import CompiledTarget, Near, Reading, Terms
+from guard.detection.base import CompiledTarget, Finding, Near, Reading, Terms
 from guard.detection.evidence import NEAR, against, named, nats_of, probability, shared, unknown
 from guard.detection.layers import Layers
-from guard.detection.semantic import spans_of
+from guard.detection.semantic import fired
 from guard.detection.text import bounded
-from guard.types import Detection
 
 _PREPARED = 4_096  # heads; of more, only those of targets near the prompt are judged
 _RARE = 64  # owners of a term in one layer; a term of more says too little to judge all of their heads
@@ -87,7 +86,7 @@ class Classifier:
         self._few = len(self._targets) <= _PREPARED
         self._terms: Layers[_Finder] = (before._terms if before else Layers(_finder)).renewed(self._targets)
 
-    def detect(self, reading: Reading) -> Iterable[Detection]:
+    def detect(self, reading: Reading) -> Iterable[Finding]:
         if not any(target.target_id in reading.active for target in self._targets) or not reading.windows:
             return
         found = self._found(reading)
@@ -100,10 +99,10 @@ class Classifier:
             if target.target_id not in reading.active:
                 continue
             self._against(reading, column, of)
-            fired = np.flatnonzero(of >= thresholds[at])
-            if len(fired):
-                score, least = (float(probability(x)) for x in (of[fired].max(), thresholds[at]))
-                yield Detection(target.target_id, "classifier", score, least, spans_of(reading, fired, of))
+            least = float(thresholds[at])
+            for unit, best, spans in fired(reading, of, least):
+                score, shown = (float(probability(np.array(nats))) for nats in (best, least))
+                yield Finding(unit, target.target_id, score, shown, spans)
 
     def _for(self, near: Near, found: _Found) -> np.ndarray:
         """[windows, near.columns] nats for the target, with what speaks against it left out."""

@@ -15,8 +15,8 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
-from itertools import accumulate, groupby, pairwise
+from functools import cache, cached_property, lru_cache
+from itertools import accumulate, pairwise
 from typing import Literal
 
 from guard.detection.background import background
@@ -111,6 +111,16 @@ class Joined:
         """Where each word begins in `text`."""
         lengths = (len(word) + len(self.glue) for word, _ in self.words[:-1])
         return tuple(accumulate(lengths, initial=0))
+
+    @cached_property
+    def seams(self) -> tuple[int, ...]:
+        """Where in `text` a word begins that does not go on where the one before it ends."""
+        places = [place for _, place in self.words]
+        return tuple(
+            at
+            for (one, other), at in zip(pairwise(places), self.starts[1:], strict=True)
+            if not (one and other and 0 <= other.start - one.end <= _GAP)
+        )
 
     def spans(self, start: int, end: int) -> tuple[Span, ...]:
         """The stretches of the prompt that the words in [start, end) stand at."""
@@ -209,8 +219,16 @@ Keeps = Callable[[str, int, int], bool]
 
 def _runs(unit: Words, keeps: Keeps) -> Iterator[tuple[bool, Words]]:
     """The stretches of words that are kept, and those that are not."""
-    for kept, run in groupby(enumerate(unit), lambda at: keeps(at[1][0], at[0], len(unit))):
-        yield kept, tuple(word for _, word in run)
+    for kept, start, end in _kept(tuple(word for word, _ in unit), keeps):
+        yield kept, unit[start:end]
+
+
+@lru_cache(maxsize=8192)  # the sentences of earlier turns come again with every turn
+def _kept(words: tuple[str, ...], keeps: Keeps) -> tuple[tuple[bool, int, int], ...]:
+    """(whether they are kept, start, end) of stretches of words."""
+    marks = [keeps(word, i, len(words)) for i, word in enumerate(words)]
+    edges = [0, *(i for i in range(1, len(marks)) if marks[i] != marks[i - 1]), len(marks)]
+    return tuple((marks[start], start, end) for start, end in pairwise(edges) if start < end)
 
 
 def _clauses(unit: Words, keeps: Keeps) -> Iterator[list[Words]]:

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import ahocorasick
 
-from guard.detection.base import CompiledTarget, Exemption, Reading
+from guard.detection.base import CompiledTarget, Exemption, Finding, Reading
 from guard.detection.exemption import exempt
 from guard.detection.layers import Layers
 from guard.detection.text import bounded
-from guard.types import Detection, Span
+from guard.types import Span
 
 _Named = tuple[int, tuple[tuple[CompiledTarget, float], ...]]
 """Letters of a name, and the targets that go by it with the score of doing so."""
@@ -38,26 +38,21 @@ class Lexical:
             before._finders if before else Layers(_finder)
         ).renewed(compiled)
 
-    def detect(self, reading: Reading) -> Iterable[Detection]:
-        for target_id, hits in self._hits(reading).items():
+    def detect(self, reading: Reading) -> Iterable[Finding]:
+        for (target_id, unit), hits in self._hits(reading).items():
             target = self._targets[target_id]
             if target.exemption:
                 hits = _not_exempt(hits, reading, target.exemption)
             if hits:
-                shown = {
-                    span
-                    for hit in hits
-                    for span in reading.pieces[hit.piece].spans(hit.span.start, hit.span.end)
-                }
-                spans = tuple(sorted(shown, key=lambda span: (span.start, span.end)))
-                score = max(hit.score for hit in hits)
-                yield Detection(target_id, "lexical", score, target.lexical_threshold, spans)
+                best = sorted(hits, key=lambda hit: -hit.score)
+                spans = dict.fromkeys(reading.pieces[hit.piece].span(hit.span) for hit in best)
+                yield Finding(unit, target_id, best[0].score, target.lexical_threshold, tuple(spans))
 
-    def _hits(self, reading: Reading) -> dict[str, list[_Hit]]:
-        """The hits of each target in scope."""
-        hits: dict[str, list[_Hit]] = {}
+    def _hits(self, reading: Reading) -> dict[tuple[str, int], list[_Hit]]:
+        """The hits of each target in scope in each unit."""
+        hits: dict[tuple[str, int], list[_Hit]] = {}
         for at, piece in enumerate(reading.pieces):
-            folded = piece.folded
+            folded, joined = piece.folded, piece.unit.joined
             for last, (length, owners) in self._found(folded.text):
                 start, end = last + 1 - length, last + 1
                 loose = piece.form == "letters" and length >= _LOOSE
@@ -66,11 +61,11 @@ class Lexical:
                 if piece.form == "name" and (start, last + 1) != (0, len(folded.text)):
                     continue
                 span = folded.span(start, end)
-                if piece.joined and piece.form == "text" and len(piece.spans(span.start, span.end)) < 2:
+                if joined and piece.form == "text" and len(joined.spans(span.start, span.end)) < 2:
                     continue  # found where it stands in the prompt
                 for target, score in owners:
                     if target.target_id in reading.active and self._finders.holds(target):
-                        hits.setdefault(target.target_id, []).append(_Hit(at, span, score))
+                        hits.setdefault((target.target_id, piece.number), []).append(_Hit(at, span, score))
         return hits
 
     def _found(self, text: str) -> Iterator[tuple[int, _Named]]:

@@ -5,15 +5,15 @@ about anybody else is the same question."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from guard.detection.base import CompiledTarget, Reading
+from guard.detection.base import CompiledTarget, Finding, Reading
 from guard.detection.calibrate import HIGHEST
 from guard.detection.evidence import named, unknown
 from guard.detection.index import FLOOR, relative
-from guard.types import Detection, Span
+from guard.types import Span
 
 _ROUNDED = 0.05  # what the index may be wrong by; whoever comes so near is looked at exactly
 
@@ -26,7 +26,7 @@ class Semantic:
         least = [target.semantic_threshold - _ROUNDED for target in self._targets]
         self._thresholds = np.array(least, np.float32)
 
-    def detect(self, reading: Reading) -> Iterable[Detection]:
+    def detect(self, reading: Reading) -> Iterable[Finding]:
         if not any(target.target_id in reading.active for target in self._targets) or not reading.windows:
             return
         near = reading.near
@@ -36,11 +36,10 @@ class Semantic:
             if target.target_id not in reading.active:
                 continue
             of = _to_plain(reading, target)
-            fired = np.flatnonzero(of >= target.semantic_threshold)
-            if len(fired):
-                score = max(min(float(of.max()), 1.0), target.semantic_threshold)  # float32 rounds
-                spans = spans_of(reading, fired, of)
-                yield Detection(target.target_id, "semantic", score, target.semantic_threshold, spans)
+            least = target.semantic_threshold
+            for unit, best, spans in fired(reading, of, least):
+                score = max(min(best, 1.0), least)  # float32 rounds
+                yield Finding(unit, target.target_id, score, least, spans)
 
 
 def _to_plain(reading: Reading, target: CompiledTarget) -> np.ndarray:
@@ -55,19 +54,10 @@ def _to_plain(reading: Reading, target: CompiledTarget) -> np.ndarray:
     return result
 
 
-def spans_of(reading: Reading, fired: np.ndarray, scores: np.ndarray, limit: int = 16) -> tuple[Span, ...]:
-    """Where the windows `fired` lie, the best `limit` of them, in order; smaller windows stand for larger
-    ones. A window over several turns lies in several places."""
-    best = sorted(fired, key=lambda i: -scores[i])[:limit]
-    places = {places for i in best if (places := reading.spans(int(i)))}
-    kept = {span for one in places for span in one if not any(_less(other, one) for other in places)}
-    return tuple(sorted(kept, key=lambda span: (span.start, span.end)))
-
-
-def _less(one: Sequence[Span], other: Sequence[Span]) -> bool:
-    """Whether all of `one` lies in `other`, and something of `other` outside of `one`."""
-    return _inside(one, other) and not _inside(other, one)
-
-
-def _inside(inner: Sequence[Span], outer: Sequence[Span]) -> bool:
-    return all(any(o.start <= i.start and i.end <= o.end for o in outer) for i in inner)
+def fired(
+    reading: Reading, scores: np.ndarray, least: float, limit: int = 16
+) -> Iterator[tuple[int, float, tuple[Span, ...]]]:
+    """(unit, best score, spans of the best `limit` windows) wherever `scores` [windows] reach `least`."""
+    for unit, windows in reading.by_unit(np.flatnonzero(scores >= least)).items():
+        best = sorted(windows, key=lambda window: -scores[window])[:limit]
+        yield unit, float(scores[best[0]]), tuple(dict.fromkeys(map(reading.span, best)))

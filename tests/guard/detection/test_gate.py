@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from guard.detection import DETECTORS, Encoder, Gate
-from guard.types import Prompt
+from guard.types import Message, Prompt
 
 from .conftest import AUTHOR
 
@@ -99,6 +99,75 @@ def test_the_whole_prompt_is_judged(compile_: Callable, detectors_of: Callable) 
     assert fired["author"] == {"lexical"}
     assert {"semantic", "classifier"} & fired["subject"]
     assert detectors_of(padding, subject, author) == {}
+
+
+TALK = (
+    ("user", "Tell me something about lighthouses by the sea, please."),
+    ("assistant", "Ilva Marenko writes novels in which lighthouses stand for doubt."),
+    ("user", "And what do the critics say about such novels?"),
+)
+
+
+def _talk(*turns: tuple[str, str]) -> Prompt:
+    text = "".join(f"<|im_start|>{role}\n{said}<|im_end|>\n" for role, said in turns)
+    return Prompt(f"{text}<|im_start|>assistant\n", messages=tuple(Message(*turn) for turn in turns))
+
+
+def test_what_was_judged_in_an_earlier_turn_is_not_judged_again(compile_: Callable, hashing: Encoder) -> None:
+    encoder = Counting(hashing)
+    targets = [compile_(**AUTHOR), compile_("subject", **CHEMISTRY)]
+    gate = Gate(encoder, targets)
+    gate.detect(_talk(*TALK[:2]))
+    encoder.asked = 0
+
+    found, *_ = gate.detect(_talk(*TALK))
+
+    new = encoder.asked
+    fresh = Counting(hashing)
+    assert Gate(fresh, targets).detect(_talk(*TALK))[0] == found != ()
+    assert 0 < new < fresh.asked
+    encoder.asked = 0
+    assert gate.detect(_talk(*TALK))[0] == found and encoder.asked == 0
+
+
+def test_a_message_is_found_wherever_it_stands_in_the_prompt(compile_: Callable, hashing: Encoder) -> None:
+    gate = Gate(hashing, [compile_(**AUTHOR)])
+    asked = ("user", "In which genre does Ilva Marenko write?")
+    for prompt in (_talk(asked), _talk(*TALK[:1], asked), _talk(asked, *TALK[:1])):
+        (lexical,) = (d for d in gate.detect(prompt)[0] if d.detector == "lexical")
+        assert [prompt.text[s.start : s.end] for s in lexical.spans] == ["Ilva Marenko"]
+
+
+def test_a_changed_target_is_looked_for_in_turns_that_were_judged_before(
+    compile_: Callable, hashing: Encoder
+) -> None:
+    before = Gate(hashing, [compile_(**CHEMISTRY)])
+    assert before.detect(_talk(*TALK))[0] == ()
+    assert Gate(hashing, [compile_(**AUTHOR)], before).detect(_talk(*TALK))[0]
+
+
+def test_what_one_tenant_was_judged_by_does_not_judge_another(compile_: Callable, hashing: Encoder) -> None:
+    gate = Gate(hashing, [compile_(name="Jane Doe", scope={"tenants": ["acme"]})])
+    asked = _talk(("user", "Who is Jane Doe?"))
+    for _ in range(2):
+        assert gate.detect(asked, tenant="acme")[0]
+        assert gate.detect(asked, tenant="other")[0] == ()
+
+
+def test_the_oldest_judgements_are_forgotten(
+    compile_: Callable, hashing: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("guard.detection.gate._REMEMBERED", 3)
+    encoder = Counting(hashing)
+    gate = Gate(encoder, [compile_(**AUTHOR)])
+    texts = [f"The {word} is mild in spring." for word in ("weather", "river", "garden", "town", "sea")]
+    for text in texts:
+        gate.detect(Prompt(text))
+    encoder.asked = 0
+    gate.detect(Prompt(texts[-1]))
+    assert encoder.asked == 0
+    gate.detect(Prompt(texts[0]))
+    assert encoder.asked > 0
 
 
 def test_spans_show_the_window_that_matched(compile_: Callable, hashing: Encoder) -> None:
