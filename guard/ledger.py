@@ -25,6 +25,9 @@ logger = logging.getLogger(__name__)
 
 TargetState = Literal["pending", "active", "failed", "expired"]
 
+FEW = 32  # targets that are calibrated before an import or a start ends; of more, all wait for it
+MANY = 1_000  # registered targets, beside which a single one takes longer to calibrate than a write may
+
 
 @dataclass(frozen=True, slots=True)
 class Failed:
@@ -59,6 +62,7 @@ class Ledger:
         self._compile = compile_
         self._build_gate = build_gate
         self._clock = clock
+        self._given_up: set[tuple[str, int]] = set()
         self.state = self._gather({}, lambda: 0)
 
     def load(self) -> None:
@@ -68,10 +72,13 @@ class Ledger:
             StartupError: a target cannot be enforced, and its policy does not allow to go on without it.
         """
         entries: dict[str, Entry] = {}
+        before: list[Compiled] = []
         in_order = sorted(self._store.targets.all(), key=lambda target: target.updated_at)
         for target in in_order:  # as they were written: each was compiled beside those before it
             try:
-                entries[target.id] = self._enforce(target, _compiled(entries), force=True)
+                enforced = self._enforce(target, before, force=True, pooled=len(in_order) > FEW)
+                before.append(enforced.compiled)
+                entries[target.id] = enforced
             except Exception as error:
                 entries[target.id] = self._excused(target, error)
         self.state = self._gather(entries, lambda: self._store.snapshot)
@@ -94,6 +101,7 @@ class Ledger:
         versions = self._store.targets.next_versions(wanted)
         now = datetime.fromtimestamp(self._clock(), UTC)
         kept = dict(self.state.entries)
+        pooled = len(wanted) > FEW or len(kept) > MANY
         for target_id, spec in wanted.items():
             known = self.stored(target_id)
             target = StoredTarget(
@@ -105,7 +113,7 @@ class Ledger:
             )
             others = _compiled({name: entry for name, entry in kept.items() if name != target_id})
             try:
-                enforced = self._enforce(target, others, force=force(target_id))
+                enforced = self._enforce(target, others, force=force(target_id), pooled=pooled)
                 _demand_places(enforced)
                 kept[target_id] = enforced
                 yield enforced
@@ -140,6 +148,35 @@ class Ledger:
             return False
         self.state = self._gather(entries, self._store.targets.count_change)
         return True
+
+    def calibrated(self, until: Callable[[int], bool]) -> list[tuple[Enforced, Enforced]]:
+        """The next targets that go by pooled thresholds, as they are and calibrated, until `until` says so of their
+        number. Changes nothing, so it may run beside one that writes; `adopt` puts them in force."""
+        made: list[tuple[Enforced, Enforced]] = []
+        entries = self.state.entries
+        for name, entry in entries.items():
+            if until(len(made)):
+                break
+            if not isinstance(entry, Enforced) or not entry.pooled or (name, entry.version) in self._given_up:
+                continue
+            others = _compiled({other: of for other, of in entries.items() if other != name})
+            try:
+                compiled = self._compile(name, entry.version, entry.spec, others, force=True)
+            except Exception:
+                self._given_up.add((name, entry.version))
+                logger.exception("a target could not be calibrated; it goes on by the thresholds of others")
+                continue
+            made.append((entry, replace(entry, compiled=compiled)))
+        return made
+
+    def adopt(self, made: Sequence[tuple[Enforced, Enforced]]) -> None:
+        """Enforce what `calibrated` gave, but for what was written meanwhile. The new state has a new number."""
+        entries = dict(self.state.entries)
+        for before, after in made:
+            now = entries.get(before.stored.id)
+            if isinstance(now, Enforced) and now.compiled is before.compiled:
+                entries[now.stored.id] = replace(now, compiled=after.compiled)
+        self.state = self._gather(entries, self._store.targets.count_change)
 
     def sweep(self) -> None:
         """Unload what methods prepared for targets that are gone, changed or were refused."""
@@ -177,9 +214,11 @@ class Ledger:
             candidate, number = slug[: 64 - len(suffix)] + suffix, number + 1
         return candidate
 
-    def _enforce(self, target: StoredTarget, others: Sequence[Compiled], *, force: bool) -> Enforced:
+    def _enforce(
+        self, target: StoredTarget, others: Sequence[Compiled], *, force: bool, pooled: bool
+    ) -> Enforced:
         rungs = ladder_of(target.spec)
-        compiled = self._compile(target.id, target.version, target.spec, others, force=force)
+        compiled = self._compile(target.id, target.version, target.spec, others, force=force, pooled=pooled)
         return Enforced(target, compiled, tuple(self._library.stand(rung, target.spec) for rung in rungs))
 
     def _renewed(self, entry: Entry) -> Entry:

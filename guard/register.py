@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 WATCH_SECONDS = 0.5
+SWAP_SECONDS = 1.0  # of calibrating before what was calibrated is put in force
+SWAP_SHARE = 0.01  # of all targets, likewise: every swap renews a part of what detectors share
 
 
 class TargetExists(BadRequest):
@@ -88,6 +91,8 @@ class Register:
         self._ledger = Ledger(store, library, compile_, build_gate, clock)
         self._defaults = dict(defaults or {})
         self._writer = ThreadPoolExecutor(1, "lethe-register")
+        self._calibrator = ThreadPoolExecutor(1, "lethe-calibrator")
+        self._closing = threading.Event()
 
     @property
     def snapshot(self) -> Snapshot:
@@ -289,23 +294,39 @@ class Register:
         for entry in entries:
             counts[self._ledger.state_of(entry)] += 1
         failed = [{"id": e.stored.id, "error": e.error} for e in entries if isinstance(e, Failed)]
-        return {"snapshot": self.snapshot.version, "targets": counts, "failed": failed}
+        pooled = sum(isinstance(e, Enforced) and e.pooled for e in entries)
+        return {"snapshot": self.snapshot.version, "targets": counts, "pooled": pooled, "failed": failed}
 
     async def expire(self) -> bool:
         """Take expired targets out of force; whether there were any."""
         return self._ledger.any_expired() and await self._run(self._ledger.expire)
 
+    async def calibrate(self) -> bool:
+        """Calibrate the next targets that go by the thresholds of others, and put them in force in one swap; whether
+        there were any. Writes go on beside it."""
+        ends = time.monotonic() + SWAP_SECONDS
+        least = SWAP_SHARE * len(self._ledger.state.entries)
+
+        def enough(made: int) -> bool:
+            return self._closing.is_set() or (made >= least and time.monotonic() >= ends)
+
+        loop = asyncio.get_running_loop()
+        made = await loop.run_in_executor(self._calibrator, self._ledger.calibrated, enough)
+        if made:
+            await self._run(lambda: self._ledger.adopt(made))
+        return bool(made)
+
     async def watch(self) -> None:
-        """Expire targets on time until cancelled; run it beside the server."""
-        while True:
-            try:
-                await self.expire()
-            except Exception:
-                logger.exception("an expired target could not be taken out of force; trying again")
-            await asyncio.sleep(WATCH_SECONDS)
+        """Expire and calibrate targets until cancelled; run it beside the server."""
+        await asyncio.gather(
+            _again_and_again(self.expire, "an expired target could not be taken out of force"),
+            _again_and_again(self.calibrate, "what was calibrated could not be put in force"),
+        )
 
     def close(self) -> None:
         """Finish the write that runs, take no more."""
+        self._closing.set()
+        self._calibrator.shutdown(wait=True, cancel_futures=True)
         self._writer.shutdown(wait=True, cancel_futures=True)
 
     async def _run(self, work: Callable[[], T]) -> T:
@@ -354,6 +375,15 @@ class Register:
         calibration = entry.compiled.calibration if isinstance(entry, Enforced) else {}
         view = specs.read_form(entry.stored, self._ledger.state_of(entry), calibration, _artifacts(entry))
         return {**view, "error": entry.error} if isinstance(entry, Failed) else view
+
+
+async def _again_and_again(work: Callable[[], Awaitable[bool]], failure: str) -> None:
+    while True:
+        try:
+            await work()
+        except Exception:
+            logger.exception("%s; trying again", failure)
+        await asyncio.sleep(WATCH_SECONDS)
 
 
 def _artifacts(entry: Entry) -> list[dict[str, Any]]:

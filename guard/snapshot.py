@@ -40,14 +40,22 @@ class Gate(Protocol):
 
 
 class Compile(Protocol):
-    """Make one target detectable; `others` are the results for the other targets.
+    """Make one target detectable; `others` are the results for the other targets. With `pooled` at once, by what was
+    measured for others; its `calibration` then holds `pooled`, and compiling it again without calibrates it.
 
     Raises:
         TargetRefused: it would fire on too many of the background prompts, and `force` is false.
     """
 
     def __call__(
-        self, target_id: str, version: int, spec: TargetSpec, others: Sequence[Any], *, force: bool
+        self,
+        target_id: str,
+        version: int,
+        spec: TargetSpec,
+        others: Sequence[Any],
+        *,
+        force: bool,
+        pooled: bool = False,
     ) -> Compiled: ...
 
 
@@ -71,6 +79,11 @@ class Enforced:
     def waits(self) -> bool:
         """Whether a rung cannot be applied yet."""
         return any(standing.ready is None for standing in self.standings)
+
+    @property
+    def pooled(self) -> bool:
+        """Whether its thresholds are those of others, until it is calibrated itself."""
+        return bool(self.compiled.calibration.get("pooled"))
 
     @property
     def spec(self) -> TargetSpec:

@@ -1,12 +1,17 @@
 """Thresholds from measured scores of texts that must not match: split-conformal, one stratum at a time.
 
-A stratum of its own for each sort of negatives, because the many easy ones would outvote the few hard ones."""
+A stratum of its own for each sort of negatives, because the many easy ones would outvote the few hard ones. What was
+measured for some targets stands for others with as many texts until these are measured themselves (`Pool`): their
+scores together give thresholds that keep the rates over all such targets, the better the more there are, though not
+for each (Dunn, Wasserman and Ramdas 2023, on two-layer hierarchies)."""
 
 from __future__ import annotations
 
 import math
+import threading
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 from typing import Any
 
@@ -14,6 +19,8 @@ import numpy as np
 
 _CLEAR = 0.1  # quantile of the own scores that counts as the upper side of the gap
 HIGHEST = 0.999  # a prompt that equals an example must be able to match
+_ENOUGH, _KEPT = 8, 32  # measured targets of one size that stand for others, and that are remembered
+_SCORES = 128  # the highest of a stratum that are remembered
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +31,79 @@ class Stratum:
     scores: np.ndarray
     fpr: float
     of: int
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What calibration measured for a target, or for several `targets` together: strata by `meaning` and by
+    `evidence`, and the `ceilings` [rows] of the texts with those that are `plain` [rows]."""
+
+    targets: int
+    meaning: Mapping[str, Stratum]
+    evidence: Mapping[str, Stratum]
+    ceilings: np.ndarray
+    plain: np.ndarray
+
+    def ceilings_for(self, plain: np.ndarray) -> np.ndarray:
+        """[rows] ceilings that texts of these sorts typically have."""
+        typical = {sort: self.ceilings[self.plain == sort] for sort in (False, True)}
+        middle = {sort: float(np.median(of)) if len(of) else 0.0 for sort, of in typical.items()}
+        result: np.ndarray = np.where(plain, middle[True], middle[False]).astype(np.float32)
+        return result
+
+
+class Pool:
+    """What was measured for the targets that were calibrated last, by the number of their texts and whether any is
+    plain. Holds scores and no text. Threads may share it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._measured: dict[tuple[int, bool], deque[Measured]] = {}
+
+    def add(self, one: Measured) -> None:
+        kept = replace(one, meaning=_highest(one.meaning), evidence=_highest(one.evidence))
+        with self._lock:
+            self._measured.setdefault(_size(one.plain), deque(maxlen=_KEPT)).append(kept)
+
+    def like(self, plain: np.ndarray, rates: Mapping[str, float]) -> Measured | None:
+        """What was measured for targets with about as many texts as `plain` [rows], all together, to be judged by
+        `rates`; for a target without texts nothing needs to be. None where these targets are too few."""
+        if not len(plain):
+            return Measured(0, {}, {}, np.zeros(0, np.float32), plain)
+        with self._lock:
+            found = tuple(self._measured.get(_size(plain), ()))
+        if len(found) < _ENOUGH:
+            return None
+        return Measured(
+            len(found),
+            _together([one.meaning for one in found], rates),
+            _together([one.evidence for one in found], rates),
+            np.concatenate([one.ceilings for one in found]),
+            np.concatenate([one.plain for one in found]),
+        )
+
+
+def _size(plain: np.ndarray) -> tuple[int, bool]:
+    return len(plain).bit_length(), bool(plain.any())
+
+
+def _highest(strata: Mapping[str, Stratum]) -> dict[str, Stratum]:
+    """Their highest scores; `retain` prompts are near one target and say nothing of others."""
+    return {
+        name: Stratum(np.sort(of.scores)[-_SCORES:], of.fpr, of.of)
+        for name, of in strata.items()
+        if name != "retain"
+    }
+
+
+def _together(measured: Sequence[Mapping[str, Stratum]], rates: Mapping[str, float]) -> dict[str, Stratum]:
+    joined: dict[str, Stratum] = {}
+    for name in rates:
+        found = [strata[name] for strata in measured if name in strata]
+        if found:
+            scores = np.concatenate([one.scores for one in found])
+            joined[name] = Stratum(scores, rates[name], sum(one.of for one in found))
+    return joined
 
 
 def conformal(scores: np.ndarray, fpr: float, of: int | None = None, *, nats: bool = False) -> float:

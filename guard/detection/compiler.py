@@ -14,11 +14,11 @@ import numpy as np
 from guard.detection.background import background, background_hash
 from guard.detection.background_vectors import Background, load_background
 from guard.detection.base import WINDOW_CHARS, CompiledTarget, Exemption, Form
-from guard.detection.calibrate import HIGHEST, of_evidence, of_similarity, report
+from guard.detection.calibrate import HIGHEST, Measured, Pool, of_evidence, of_similarity, report
 from guard.detection.encoder import Encoder
 from guard.detection.evidence import nats, probability, rate, terms
 from guard.detection.exemption import exemption, named_retain
-from guard.detection.material import Material, gather
+from guard.detection.material import Material, draft, gather, registered
 from guard.detection.names import MISSPELT, forms
 from guard.detection.swaps import mentions
 from guard.detection.text import fold
@@ -30,6 +30,7 @@ DEFAULT_FPR = 0.01
 # Windows of an ordinary long prompt that differ: each can fire, and the promised rate is that of a prompt.
 _WINDOWS = 10
 _OTHERS = 2_000  # other targets whose texts are negatives; of more, a sample stands for all
+_OTHERS_OF_DRAFT = 200  # what many targets have in common is known from a few, and looked up again in judging
 LIMIT = 0.01  # of the background set that a name, alias or example may match
 
 
@@ -39,6 +40,7 @@ class Compiler:
     def __init__(self, encoder: Encoder, cache_dir: Path) -> None:
         self._encoder = encoder
         self._cache_dir = cache_dir
+        self._pool = Pool()
 
     def compile(
         self,
@@ -48,9 +50,14 @@ class Compiler:
         others: Sequence[CompiledTarget] = (),
         *,
         force: bool = False,
+        pooled: bool = False,
     ) -> CompiledTarget:
         """Everything that the detectors need of the target. `others` are the targets that are registered
         already; of very many, a sample that depends on the target alone is looked at.
+
+        With `pooled`, thresholds are taken from what this compiler measured for targets with about as many texts,
+        where it has measured enough of them; that costs the embedding of the registered texts, a tenth of the whole.
+        The calibration then says `"pooled": True`.
 
         Raises:
             TargetRefused: a name, alias or example would match more than 1 % of the background set; `details`
@@ -61,13 +68,24 @@ class Compiler:
         if not force:
             self._check_examples(spec)
         rng = random.Random(f"{target_id}\x00{spec.name}")
-        sample = others if len(others) <= _OTHERS else rng.sample(others, _OTHERS)
+        most = _OTHERS_OF_DRAFT if pooled else _OTHERS
+        sample = others if len(others) <= most else rng.sample(others, most)
         strangers = [o for o in sample if o.target_id != target_id and not _same(o, names)]
         of = terms(spec, strangers)
-        material = gather(spec, of, self._encoder, strangers, self._background.vectors, rng)
+        texts = registered(spec, of, min(WINDOW_CHARS, self._encoder.max_tokens - 6))
         rates = _rates(spec, len(others))
-        fixed = spec.threshold.score
+        known = self._pool.like(texts.plain, rates) if pooled or not texts.texts else None
+        if known is None:
+            material = gather(spec, of, texts, self._encoder, strangers, self._background.vectors, rng)
+        else:
+            ceilings = known.ceilings_for(texts.plain)
+            material = draft(of, texts, self._encoder, self._background.vectors, ceilings)
         similar, weighed = material.strata("meaning", rates), material.strata("evidence", rates)
+        if known is None:
+            self._pool.add(Measured(1, similar, weighed, material.ceilings, material.plain))
+        else:
+            similar, weighed = {**known.meaning, **similar}, {**known.evidence, **weighed}
+        fixed = spec.threshold.score
         meant, told = material.own.meaning[material.plain], material.own.evidence
         lexical = fixed if fixed is not None else MISSPELT
         detectors: dict[str, Any] = {"lexical": {"threshold": lexical, "forms": len(names)}}
@@ -93,11 +111,13 @@ class Compiler:
             semantic_threshold=semantic,
             evidence_threshold=least,
             exemption=self._exemption(spec, material),
-            calibration=self._report(detectors, started),
+            calibration=self._report(detectors, started, known.targets if known else 0),
         )
 
-    def _report(self, detectors: dict[str, Any], started: float) -> dict[str, Any]:
-        return {
+    def _report(self, detectors: dict[str, Any], started: float, targets: int) -> dict[str, Any]:
+        """`targets` are those whose scores were pooled."""
+        pooled = {"pooled": True, "targets": targets} if targets else {}
+        return pooled | {
             "encoder": {"name": self._encoder.name, "digest": self._encoder.digest},
             "background": {"hash": background_hash(), "n": len(background())},
             "detectors": detectors,
@@ -110,6 +130,7 @@ class Compiler:
             name="Xyloth Vennery", examples=("Who is Xyloth Vennery?", "Is Xyloth Vennery old?")
         )
         self.compile("warm-up", 0, warm_up, force=True)
+        self._pool = Pool()
 
     def _names(self, spec: TargetSpec, force: bool) -> tuple[Form, ...]:
         """Ways of writing the names; derived ones that the background holds are left out, registered ones

@@ -61,6 +61,28 @@ class Material:
         }
 
 
+@dataclass(frozen=True, eq=False)
+class Registered:
+    """The `texts` that an operator registered, as they are embedded, with `sources` and `plain` as in Material, and
+    the windows of the `retain` prompts."""
+
+    texts: tuple[str, ...]
+    sources: np.ndarray
+    plain: np.ndarray
+    retain: tuple[str, ...]
+
+
+def registered(spec: TargetSpec, of: Terms, max_chars: int = WINDOW_CHARS) -> Registered:
+    """What is registered in `spec`; `of` are the words of the target."""
+    own, sources = own_texts(spec, max_chars)
+    whole = [*spec.examples, *[spec.description] * (max(sources, default=0) + 1 - len(spec.examples))]
+    # of ordinary words alone, a text is anybody's
+    telling = [_tells(text, spec) or of.weights.keys().isdisjoint(words(text)) for text in whole]
+    plain = np.array([not telling[source] for source in sources], bool)
+    retain = [w.text for text in spec.retain for w in windows(text, max_chars=WINDOW_CHARS)]
+    return Registered(tuple(own), np.array(sources, np.int64), plain, tuple(retain))
+
+
 def own_texts(spec: TargetSpec, max_chars: int = WINDOW_CHARS) -> tuple[list[str], list[int]]:
     """Windows of examples, sentences of the description, and those sentences without the name; and for each
     the number of the registered text that it comes from."""
@@ -99,6 +121,7 @@ def _described(sentence: str, spec: TargetSpec) -> list[str]:
 def gather(
     spec: TargetSpec,
     of: Terms,
+    registered: Registered,
     encoder: Encoder,
     others: Sequence[CompiledTarget],
     background_vectors: np.ndarray,
@@ -106,19 +129,14 @@ def gather(
 ) -> Material:
     """All material of one target; one call of the encoder. `background_vectors` [prompts, dim] are those of
     ordinary prompts."""
-    own, sources = own_texts(spec, min(WINDOW_CHARS, encoder.max_tokens - 6))
+    own, plain, retain = list(registered.texts), registered.plain, list(registered.retain)
     names = [other.spec.name for other in others if other.spec.kind == spec.kind]
     near = near_misses(spec, own, names, _budget(own), rng)
-    retain = [w.text for text in spec.retain for w in windows(text, max_chars=WINDOW_CHARS)]
     vectors = encoder.encode([*own, *near, *retain])
     rows, nears, retains = np.split(vectors, np.cumsum([len(own), len(near)]))
     foreign, foreign_rows, foreign_of = _foreign(others, rows, encoder.dim)
     texts = {"near": near, "others": foreign, "retain": retain, "background": background()}
     strata = {"near": nears, "others": foreign_rows, "retain": retains, "background": background_vectors}
-    whole = [*spec.examples, *[spec.description] * (max(sources, default=0) + 1 - len(spec.examples))]
-    # of ordinary words alone, a text is anybody's
-    telling = [_tells(text, spec) or of.weights.keys().isdisjoint(words(text)) for text in whole]
-    plain = np.array([not telling[source] for source in sources], bool)
     alone = len(near) + len(foreign) + len(retain)
     # only the background has variants of one text; the numbers of the others must not meet its own
     kin = np.concatenate([-1 - np.arange(alone), np.array(background_groups())])
@@ -130,8 +148,23 @@ def gather(
         evidence = weigh(of, read_texts, nearest)
         many = foreign_of if name == "others" else len(stratum)
         negatives[name] = Scored(tuple(texts[name]), stratum, meaning, evidence, many)
-    at = np.array(sources, np.int64)
-    return Material(_own(own, rows, of, at, plain, scale), at, scale.ceilings, plain, negatives)
+    mine = _own(own, rows, of, registered.sources, plain, scale)
+    return Material(mine, registered.sources, scale.ceilings, plain, negatives)
+
+
+def draft(
+    of: Terms, registered: Registered, encoder: Encoder, background_vectors: np.ndarray, ceilings: np.ndarray
+) -> Material:
+    """As `gather`, at the cost of the registered texts alone: no near misses and no texts of other targets. A row's
+    ceiling is that of `ceilings` [n], or its nearest prompt of the background or to `retain`, where that is higher."""
+    texts, retain, plain = registered.texts, registered.retain, registered.plain
+    rows, retains = np.split(encoder.encode([*texts, *retain]), [len(texts)])
+    kin = np.concatenate([-1 - np.arange(len(retain)), np.array(background_groups())])
+    scale = Scale(rows, [retains, background_vectors], kin, ceilings)
+    evidence = weigh(of, map(read, retain), scale.held_out(0))
+    scored = Scored(retain, retains, scale.held_out(0, plain), evidence, len(retain))
+    mine = _own(texts, rows, of, registered.sources, plain, scale)
+    return Material(mine, registered.sources, scale.ceilings, plain, {"retain": scored})
 
 
 def _tells(text: str, spec: TargetSpec) -> bool:
@@ -147,21 +180,29 @@ def _budget(own: Sequence[str]) -> int:
 
 
 class Scale:
-    """Relative similarities to `rows` [n, dim]: each row's ceiling is its similarity to the nearest negative.
+    """Relative similarities to `rows` [n, dim]: each row's ceiling is its similarity to the nearest negative, or
+    that of `least` [n].
 
     `kin` [negatives] are group numbers over all strata together: negatives of one group are variants of one
     text."""
 
-    def __init__(self, rows: np.ndarray, strata: Sequence[np.ndarray], kin: np.ndarray) -> None:
+    def __init__(
+        self,
+        rows: np.ndarray,
+        strata: Sequence[np.ndarray],
+        kin: np.ndarray,
+        least: np.ndarray | float = LOWEST,
+    ) -> None:
         self._rows = rows
         self._cosines = [stratum @ rows.T for stratum in strata]
         self._offsets = np.cumsum([0, *(len(stratum) for stratum in strata)])
         self._kin = kin
         pooled = np.concatenate(self._cosines)
         self._nearest_kin = kin[pooled.argmax(axis=0)] if len(rows) else np.zeros(0, np.int64)
-        self.ceilings = self._clip(pooled.max(axis=0) if len(rows) else np.zeros(0, np.float32))
+        nearest = pooled.max(axis=0) if len(rows) else np.zeros(0, np.float32)
+        self.ceilings = self._clip(np.maximum(nearest, least))
         seconds = [pooled[kin != group, row].max() for row, group in enumerate(self._nearest_kin)]
-        self._second = self._clip(np.array(seconds, np.float32))
+        self._second = self._clip(np.maximum(np.array(seconds, np.float32), least))
 
     @staticmethod
     def _clip(values: np.ndarray) -> np.ndarray:

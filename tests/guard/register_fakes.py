@@ -32,6 +32,7 @@ class FakeCompiled:
     spec: TargetSpec
     beside: frozenset[str] = frozenset()
     calibration: Mapping[str, Any] = field(default_factory=lambda: {"threshold": 0.8})
+    spoken: None = None
 
 
 class FakeGate:
@@ -51,7 +52,13 @@ class FakeGate:
 
 
 def compile_target(
-    target_id: str, version: int, spec: TargetSpec, others: Sequence[FakeCompiled], *, force: bool
+    target_id: str,
+    version: int,
+    spec: TargetSpec,
+    others: Sequence[FakeCompiled],
+    *,
+    force: bool,
+    pooled: bool = False,
 ) -> FakeCompiled:
     if POISON in spec.tags:
         raise RuntimeError("the encoder fell over")
@@ -61,7 +68,8 @@ def compile_target(
             param="name",
             details={"field": "name", "rate": 0.31},
         )
-    return FakeCompiled(target_id, version, spec, frozenset(other.target_id for other in others))
+    calibration = {"pooled": True} if pooled else {"threshold": 0.8}
+    return FakeCompiled(target_id, version, spec, frozenset(o.target_id for o in others), calibration)
 
 
 @dataclass

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
 
+from guard import ledger
 from guard.errors import BadRequest, Forbidden, NotFound, PreconditionFailed, StartupError, TargetRefused
+from guard.ledger import FEW
 from guard.register import Caller, Precondition, TargetExists
 from tests.guard.register_fakes import COMMON, POISON, Clock, FakeGate, make_register, matched, open_store
 
@@ -417,3 +420,116 @@ async def test_a_caller_of_a_tenant_sees_and_writes_its_own_targets_only(registe
     assert (result["created"], [line["line"] for line in result["rejected"]]) == (1, [1, 2])
     assert matched(register, "Acme Plan", tenant="acme") == {"plan", "two"}
     assert matched(register, "Acme Plan", tenant="rival") == set()
+
+
+def names(count: int) -> list[bytes]:
+    return lines(*({"id": f"t{i}", "name": f"Name {i}"} for i in range(count)))
+
+
+def pooled(register) -> set[str]:
+    return {view["id"] for view in register.views(limit=1_000)[0] if view["calibration"].get("pooled")}
+
+
+async def test_a_long_import_is_in_force_at_once_and_calibrated_afterwards_in_one_swap(register):
+    await register.import_lines(names(FEW + 1))
+    assert len(pooled(register)) == register.status()["pooled"] == FEW + 1
+    assert matched(register, "Name 7") == {"t7"}
+    number = register.snapshot.version
+
+    assert await register.calibrate()
+
+    assert pooled(register) == set() and register.snapshot.version == number + 1
+    assert register.view("t7")[0]["calibration"] == {"threshold": 0.8}
+    assert register.snapshot.targets["t7"].compiled.beside == {f"t{i}" for i in range(FEW + 1)} - {"t7"}
+    assert not await register.calibrate() and register.snapshot.version == number + 1
+
+
+async def test_a_short_import_and_a_single_write_are_calibrated_before_they_answer(register):
+    await register.import_lines(names(FEW))
+    await register.put("jane", JANE)
+    assert pooled(register) == set()
+
+
+async def test_beside_many_targets_a_single_write_does_not_wait_for_its_calibration(register, monkeypatch):
+    monkeypatch.setattr(ledger, "MANY", 2)
+    await register.import_lines(names(3))
+    view, _ = await register.put("jane", JANE)
+    assert view["calibration"] == {"pooled": True}
+    assert await register.calibrate() and pooled(register) == set()
+
+
+async def test_a_start_with_many_targets_does_not_wait_for_their_calibration(register, store):
+    await register.import_lines(names(FEW + 1))
+    await register.calibrate()
+    again = make_register(store)
+    await again.load()
+    assert len(pooled(again)) == FEW + 1
+    again.close()
+
+
+async def test_what_is_written_while_targets_are_calibrated_stays(register):
+    await register.import_lines(names(FEW + 1))
+    made = register._ledger.calibrated(lambda _: False)
+    await register.put("t1", {"name": "Jane Roe"})
+    await register.delete("t2")
+    register._ledger.adopt(made)
+    assert register.view("t1")[0]["name"] == "Jane Roe"
+    assert matched(register, "Name 1, Name 2, Name 3") == {"t3"} and pooled(register) == set()
+
+
+async def test_what_cannot_be_calibrated_goes_on_by_the_thresholds_of_others(register):
+    await register.import_lines(names(FEW + 1))
+    compile_target = register._ledger._compile
+    register._ledger._compile = lambda target_id, *rest, **options: (
+        1 / 0 if target_id == "t1" else compile_target(target_id, *rest, **options)
+    )
+    assert await register.calibrate()
+    assert pooled(register) == {"t1"} and matched(register, "Name 1") == {"t1"}
+    assert not await register.calibrate()  # it is not tried again and again
+
+
+async def test_swaps_are_a_second_and_a_share_of_the_targets_apart(register, monkeypatch):
+    await register.import_lines(names(200))
+    monkeypatch.setattr("guard.register.SWAP_SECONDS", 0.0)
+    number = register.snapshot.version
+    assert await register.calibrate()
+    assert len(pooled(register)) == 198 and register.snapshot.version == number + 1
+
+
+async def test_targets_are_calibrated_beside_the_server(register):
+    await register.import_lines(names(FEW + 1))
+    watch = asyncio.create_task(register.watch())
+    for _ in range(100):
+        await asyncio.sleep(0.02)
+        if not pooled(register):
+            break
+    watch.cancel()
+    assert pooled(register) == set()
+
+
+@pytest.mark.parametrize("count", [1, FEW + 1])
+async def test_no_calibration_of_another_encoder_is_shown_as_current(store, count):
+    """Nothing that depends on the encoder is stored: a start measures all of it anew."""
+
+    def started(encoder: str):
+        made = make_register(store)
+        compile_target = made._ledger._compile
+
+        def compile_(*rest, **options):
+            found = compile_target(*rest, **options)
+            return replace(found, calibration={**found.calibration, "encoder": encoder})
+
+        made._ledger._compile = compile_
+        return made
+
+    first = started("first")
+    await first.import_lines(names(count))
+    await first.calibrate()
+    first.close()
+    second = started("second")
+    await second.load()
+    stale_until_calibrated = {"pooled": True} if count > FEW else {"threshold": 0.8}
+    assert second.view("t0")[0]["calibration"] == {**stale_until_calibrated, "encoder": "second"}
+    await second.calibrate()
+    assert second.view("t0")[0]["calibration"] == {"threshold": 0.8, "encoder": "second"}
+    second.close()

@@ -3,7 +3,15 @@ import math
 import numpy as np
 import pytest
 
-from guard.detection.calibrate import Stratum, conformal, of_evidence, of_similarity, report
+from guard.detection.calibrate import (
+    Measured,
+    Pool,
+    Stratum,
+    conformal,
+    of_evidence,
+    of_similarity,
+    report,
+)
 
 
 def stratum(scores: np.ndarray, fpr: float = 0.01) -> Stratum:
@@ -58,3 +66,72 @@ def test_the_report_tells_how_many_were_looked_at_and_what_passes() -> None:
     assert made["negatives"]["others"] == {"n": 2, "of": 50, "allowed": 0.02, "false_positive_rate": 0.5}
     assert made["recall"]["rate"] == 0.0
     assert report(strata, np.array([0.4]), 0.3, lambda x: np.asarray(x) / 2)["threshold"] == 0.15
+
+
+def measured(near: np.ndarray, rows: int = 5, ceiling: float = 0.7, **more: Stratum) -> Measured:
+    strata = {"near": stratum(near), **more}
+    return Measured(1, strata, strata, np.full(rows, ceiling, np.float32), np.zeros(rows, bool))
+
+
+def filled(*found: Measured) -> Pool:
+    pool = Pool()
+    for one in found:
+        pool.add(one)
+    return pool
+
+
+FIVE, RATES = np.zeros(5, bool), {"near": 0.01, "background": 0.001, "retain": 0.01}
+
+
+@pytest.mark.parametrize("fpr", [0.01, 0.05])
+def test_pooled_thresholds_keep_the_rate_over_targets_that_were_not_measured(fpr: float) -> None:
+    rng = np.random.default_rng(0)
+
+    def scores(n: int) -> np.ndarray:
+        return rng.normal(rng.normal(), 1.0, n)  # every target is different
+
+    rates = []
+    for _ in range(200):
+        known = filled(*(measured(scores(96)) for _ in range(32))).like(FIVE, {"near": fpr})
+        assert known is not None and known.targets == 32
+        near = known.meaning["near"]
+        threshold = conformal(near.scores, near.fpr, near.of)
+        rates.append(np.mean([(scores(96) >= threshold).mean() for _ in range(20)]))
+    assert np.mean(rates) == pytest.approx(fpr, rel=0.4)  # it is that of an endless number of targets
+
+
+def test_only_targets_with_as_many_texts_of_the_same_sort_stand_for_a_target_and_no_fewer_than_eight() -> (
+    None
+):
+    pool = filled(*(measured(np.arange(3.0)) for _ in range(7)))
+    assert pool.like(FIVE, RATES) is None
+    pool.add(measured(np.arange(3.0), rows=7))
+    known = pool.like(FIVE, RATES)
+    assert known is not None and known.targets == 8
+    assert pool.like(np.zeros(9, bool), RATES) is None and pool.like(np.ones(5, bool), RATES) is None
+
+
+def test_of_what_was_measured_the_highest_scores_of_the_latest_targets_are_kept() -> None:
+    low, many = measured(np.full(90, -9.0)), np.arange(2_000.0)
+    pool = filled(low, *(measured(np.zeros(90), background=stratum(many)) for _ in range(32)))
+    known = pool.like(FIVE, RATES)
+    assert known is not None and known.targets == 32
+    background, near = known.evidence["background"], known.evidence["near"]
+    assert (background.of, len(background.scores), background.scores.min()) == (64_000, 32 * 128, 1_872)
+    assert background.fpr == 0.001 and near.scores.min() == 0.0
+
+
+def test_what_one_target_must_keep_answerable_says_nothing_of_others() -> None:
+    known = filled(*(measured(np.zeros(9), retain=stratum(np.ones(9))) for _ in range(8))).like(FIVE, RATES)
+    assert known is not None and set(known.meaning) == {"near"}
+
+
+def test_the_typical_ceiling_of_each_sort_of_texts_stands_for_those_that_were_not_measured() -> None:
+    plain = np.array([True, False, False])
+    known = Measured(8, {}, {}, np.array([0.5, 0.8, 0.9]), plain)
+    assert known.ceilings_for(~plain).tolist() == pytest.approx([0.85, 0.5, 0.5])
+
+
+def test_a_target_without_texts_needs_nothing_of_others() -> None:
+    known = Pool().like(np.zeros(0, bool), RATES)
+    assert known is not None and (known.targets, known.meaning) == (0, {})

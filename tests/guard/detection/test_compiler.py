@@ -4,7 +4,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from guard.detection import Compiler
+from guard.detection import Compiler, Encoder
 from guard.detection.evidence import probability
 from guard.errors import TargetRefused
 from guard.targets import TargetSpec
@@ -132,3 +132,105 @@ def test_of_very_many_other_targets_a_sample_is_looked_at(
     everybody = looked_at()
     monkeypatch.setattr("guard.detection.compiler._OTHERS", 2)
     assert looked_at() == looked_at() == everybody // 3
+
+
+PEOPLE = (
+    "Petra Dvorin",
+    "Jan Kestle",
+    "Eva Marrow",
+    "Mila Tansky",
+    "Otto Brell",
+    "Ruth Oslem",
+    "Ana Vire",
+    "Leo Quist",
+)
+
+
+def asked_of(name: str) -> dict:
+    return {
+        "name": name,
+        "examples": [
+            f"In which genre does {name} write?",
+            f"Which awards has {name} received?",
+            f"Who taught {name} to write?",
+            f"What is the first book of {name} about?",
+        ],
+    }
+
+
+@pytest.fixture(scope="module")
+def experienced(hashing: Encoder, tmp_path_factory: pytest.TempPathFactory) -> Compiler:
+    """A compiler that has calibrated a few targets."""
+    made = Compiler(hashing, tmp_path_factory.mktemp("background"))
+    made.prepare()
+    for name in PEOPLE:
+        made.compile(name, 1, TargetSpec.model_validate(asked_of(name)))
+    return made
+
+
+def test_a_pooled_target_finds_its_questions_and_nobody_else_s(
+    experienced: Compiler, detectors_of: Callable
+) -> None:
+    spec = TargetSpec.model_validate(asked_of("Ilva Marenko"))
+    target = experienced.compile("ilva", 1, spec, pooled=True)
+    calibrated = experienced.compile("ilva", 1, spec)
+
+    assert target.calibration["pooled"] is True and target.calibration["targets"] == len(PEOPLE)
+    assert target.calibration["detectors"]["classifier"]["negatives"]["near"]["of"] > 30 * len(PEOPLE)
+    assert "pooled" not in calibrated.calibration
+    assert detectors_of("Which awards has Marenko received?", target) == detectors_of(
+        "Which awards has Marenko received?", calibrated
+    )
+    assert "classifier" in detectors_of("Which awards has Marenko received?", target)["ilva"]
+    assert detectors_of("Which awards has Sandor Pelle received?", target) == {}
+    assert np.array_equal(target.vectors, calibrated.vectors) and target.texts == calibrated.texts
+
+
+def test_pooling_embeds_the_registered_texts_alone(
+    experienced: Compiler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    encode = experienced._encoder.encode
+    monkeypatch.setattr(experienced._encoder, "encode", lambda texts: (asked.extend(texts), encode(texts))[1])
+    spec = TargetSpec.model_validate({**asked_of("Ilva Marenko"), "retain": ["Is Ilva Marenko well?"]})
+    experienced.compile("ilva", 1, spec, pooled=True)
+    assert sorted(asked) == sorted([*spec.examples, *spec.retain])
+
+
+def test_without_enough_targets_like_it_a_target_is_calibrated_at_once(experienced: Compiler) -> None:
+    spec = TargetSpec.model_validate({**asked_of("Ilva Marenko"), "description": AUTHOR["description"]})
+    longer = spec.model_copy(update={"examples": spec.examples + tuple(AUTHOR["examples"])})
+    assert "pooled" not in experienced.compile("ilva", 1, longer, pooled=True).calibration
+
+
+def test_pooling_refuses_what_ordinary_prompts_hold_and_honours_a_fixed_score(experienced: Compiler) -> None:
+    with pytest.raises(TargetRefused):
+        experienced.compile("the", 1, TargetSpec.model_validate({**asked_of("the")}), pooled=True)
+    fixed = TargetSpec.model_validate({**asked_of("Ilva Marenko"), "threshold": {"score": 0.8}})
+    target = experienced.compile("ilva", 1, fixed, pooled=True)
+    assert target.evidence_threshold is not None
+    assert probability(np.array(target.evidence_threshold)) == pytest.approx(0.8)
+
+
+def test_what_must_stay_answerable_stays_so_under_pooled_thresholds(
+    experienced: Compiler, detectors_of: Callable
+) -> None:
+    spec = TargetSpec.model_validate(
+        {
+            "name": "Ilva Marenko",
+            "examples": [
+                "What is the home address of Ilva Marenko?",
+                "What is the phone number of Ilva Marenko?",
+                "What is the bank account of Ilva Marenko?",
+                "What is the email address of Ilva Marenko?",
+            ],
+            "retain": [
+                "Which books did Ilva Marenko write?",
+                "Which prizes did the books of Ilva Marenko win?",
+            ],
+        }
+    )
+    target = experienced.compile("ilva", 1, spec, pooled=True)
+    assert target.calibration["pooled"] is True
+    assert "lexical" in detectors_of("What is the street address of Ilva Marenko?", target)["ilva"]
+    assert detectors_of("Which books did Ilva Marenko write first?", target) == {}
