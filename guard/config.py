@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from guard.errors import ConfigError
 
@@ -61,6 +69,18 @@ class DetectionSettings(_Section):
     unread: Literal["allow", "refuse"] = "allow"
 
 
+class OutputSettings(_Section):
+    semantic: bool = True
+    window: int = Field(24, ge=4, le=256)
+    lookahead: int = Field(8, ge=1, le=128)
+
+    @model_validator(mode="after")
+    def _covers(self) -> OutputSettings:
+        if self.window < 2 * self.lookahead:
+            raise ValueError("window must be at least twice lookahead, or some words would lie in no window")
+        return self
+
+
 class EngineSettings(_Section):
     layers: Literal["all"] | tuple[Annotated[int, Field(strict=True, ge=0)], ...] = "all"
 
@@ -97,6 +117,7 @@ class Settings(_Section):
     store: StoreSettings = StoreSettings()
     encoder: EncoderSettings = EncoderSettings()
     detection: DetectionSettings = DetectionSettings()
+    output: OutputSettings = OutputSettings()
     engine: EngineSettings = EngineSettings()
     adapters: AdapterSettings = AdapterSettings()
     limits: LimitSettings = LimitSettings()

@@ -76,3 +76,10 @@ class ConfigError(LetheError):
 
 class StartupError(LetheError):
     code = "startup_error"
+
+
+def content_filter(message: str = "This input cannot be used here.", param: str = "input") -> BadRequest:
+    """The 400 of a request that is answered with nothing."""
+    error = BadRequest(message, param=param)
+    error.code = "content_filter"
+    return error

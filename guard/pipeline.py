@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from guard import interventions
 from guard.context import RequestContext
@@ -17,8 +17,9 @@ from guard.detection.base import CompiledTarget
 from guard.detection.literals import Found, Hit
 from guard.detection.tools import Tool
 from guard.errors import GuardUnavailable
-from guard.snapshot import Snapshot
-from guard.speech import Speech
+from guard.meaning import Meaning
+from guard.snapshot import Gate, Snapshot
+from guard.speech import Extent, Speech
 from guard.types import (
     Admission,
     Decision,
@@ -51,7 +52,8 @@ class Guard:
     judgement of a prompt of up to FAIR_TOKENS tokens, in proportion that of a longer one; where every target that binds
     a request holds it, the bound is `hold_s`.
     At most `limit` prompts are judged or wait at once; one more counts as failed detection. `refuse_unread` refuses
-    prompts that hold what looks like code and could not be read, wherever a target is enforced.
+    prompts that hold what looks like code and could not be read, wherever a target is enforced. `extent` says how
+    much of an answer is judged by its meaning at once.
     `bypasses` counts requests let through because detection failed and every target allows that.
     """
 
@@ -62,6 +64,7 @@ class Guard:
     hold_s: float = 60.0
     limit: int = 256
     refuse_unread: bool = False
+    extent: Extent = field(default_factory=Extent)
     bypasses: int = 0
     _judging: int = 0
 
@@ -164,11 +167,14 @@ class Guard:
         matches = (*seen_before.matches, *decision.matches)
         return self._plan(replace(decision, matches=matches, unread=seen_before.unread), prompt)
 
-    def speech(self, prompt: Prompt, context: RequestContext | None) -> Speech:
+    def speech(
+        self, prompt: Prompt, context: RequestContext | None, admission: Admission | None = None
+    ) -> Speech:
         """One answer to `prompt` on its way out, judged by the snapshot that is current at each of its chunks.
 
         A name that the prompt says itself is no secret to whoever wrote it. An answer that it holds may be repeated
-        where the target's `policy.context` is `answer`.
+        where the target's `policy.context` is `answer`. What is said is judged by its meaning too (guard.meaning), for
+        the targets that the prompt matched as something that is said of them.
         """
         tenant, model = _whose(context)
         said: frozenset[tuple[str, bool]] | None = None
@@ -192,7 +198,25 @@ class Guard:
 
             return literals.look(text, begun, forbids, ended=ended)
 
-        return Speech(look)
+        matches = admission.decision.matches if admission else ()
+        about = frozenset(match.target_id for match in matches if not match.shadow)
+        return Speech(look, Meaning(self.snapshot, self._meant, prompt, context, about), self.extent)
+
+    async def _meant(
+        self, snapshot: Snapshot, gate: Gate, said: Sequence[Prompt], context: RequestContext | None
+    ) -> list[tuple[Detection, ...]]:
+        """What reaches its threshold by `gate` in each of the texts; late or failed judgements as in prompts."""
+        tenant, model = _whose(context)
+        until = time.monotonic() + self.deadline_s
+
+        def judge() -> list[tuple[Detection, ...]]:
+            return [gate.detect(one, tenant=tenant, model=model, until=until)[0] for one in said]
+
+        try:
+            job = asyncio.get_running_loop().run_in_executor(self.executor, judge)
+            return await asyncio.wait_for(job, self.deadline_s)
+        except Exception as error:  # whatever a detector throws must fail closed
+            return [self._undetected(snapshot, context, error)[0]] * len(said)
 
     def reply_after(self, hit: Hit) -> Reply:
         """What to say in the place of an answer that says nothing but what is forbidden."""

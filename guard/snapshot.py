@@ -20,17 +20,25 @@ AUTO: tuple[Rung, ...] = (Rung("embedding_corruption"),)
 
 
 class Compiled(Protocol):
-    """What detection made of one target; `calibration` is what reads of the target show."""
+    """What detection made of one target; `calibration` is what reads of the target show, `spoken` how answers are
+    judged by their meaning, None where they are not."""
 
     @property
     def calibration(self) -> Mapping[str, Any]: ...
 
+    @property
+    def spoken(self) -> Any: ...
+
 
 class Gate(Protocol):
-    """All compiled targets together, asked once per prompt, and with `literals` at each chunk of an answer."""
+    """All compiled targets together, asked once per prompt, and with `literals` at each chunk of an answer. `spoken`
+    is the gate of answers' meaning, None where nothing is forbidden by its meaning."""
 
     @property
     def literals(self) -> Literals: ...
+
+    @property
+    def spoken(self) -> Gate | None: ...
 
     def detect(
         self, prompt: Prompt, *, tenant: str | None, model: str | None, until: float | None
@@ -120,6 +128,19 @@ class Snapshot:
         for target in self.targets.values():
             if target.spec.mode == "enforce" and target.spec.scope.frozen().covers(tenant, model):
                 yield target
+
+    def listens(self, tenant: str | None, model: str | None) -> bool:
+        """Whether a target that binds such a request forbids by their meaning what answers say."""
+        return any(scope.covers(tenant, model) for scope in self._listening)
+
+    @cached_property
+    def _listening(self) -> frozenset[Scope]:
+        """Scopes of the enforced targets that judge answers by their meaning, which are few beside the targets."""
+        return frozenset(
+            target.spec.scope.frozen()
+            for target in self.targets.values()
+            if target.spec.mode == "enforce" and target.compiled.spoken is not None
+        )
 
     def holds(self, tenant: str | None, model: str | None) -> bool:
         """Whether every target that binds such a request says that it waits where the verdict is late."""

@@ -26,6 +26,7 @@ from guard.errors import StartupError
 from guard.library import Library
 from guard.pipeline import Guard
 from guard.register import Register
+from guard.speech import Extent
 from guard.store import Store
 from server.auth import Authenticator, ensure_admin_key
 from server.cli.options import ServeOptions
@@ -130,7 +131,9 @@ async def services_of(settings: Settings) -> AsyncIterator[Services]:
         cache_dir=cache,
         cache_rows=settings.encoder.cache,
     )
-    compiler = detection.Compiler(encoder, cache)
+    compiler = (detection.SpeakingCompiler if settings.output.semantic else detection.Compiler)(
+        encoder, cache
+    )
     await asyncio.to_thread(compiler.prepare)
     register = Register(
         store, library, compiler.compile, detection.Gates(encoder), defaults=settings.target_defaults
@@ -156,6 +159,7 @@ async def services_of(settings: Settings) -> AsyncIterator[Services]:
             judging.hold_ms / 1000,
             limit=judging.queue,
             refuse_unread=judging.unread == "refuse",
+            extent=Extent(settings.output.window, settings.output.lookahead),
         )
         authenticator = Authenticator(store.keys, _plain(settings.auth.admin_key))
         try:

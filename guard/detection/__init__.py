@@ -10,6 +10,7 @@ from guard.detection.base import CompiledTarget, Detector, Reading
 from guard.detection.compiler import Compiler
 from guard.detection.encoder import Encoder, load_encoder
 from guard.detection.gate import Gate, Gates
+from guard.detection.statements import SpeakingCompiler
 
 DETECTORS = {
     "lexical": "guard.detection.lexical:Lexical",
@@ -26,5 +27,6 @@ __all__ = [
     "Gate",
     "Gates",
     "Reading",
+    "SpeakingCompiler",
     "load_encoder",
 ]

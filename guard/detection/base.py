@@ -71,7 +71,8 @@ class CompiledTarget:
     """Everything that the detectors need of one target. `vectors` [rows, dim] are those of `texts`: windows
     of its examples and sentences of its description; `ceilings` [rows] are the similarities of their nearest
     near misses, and `plain` [rows] says which come from a text without name or fact to tell the target by.
-    `evidence_threshold` is in nats, None where there is nothing to weigh."""
+    `evidence_threshold` is in nats, None where there is nothing to weigh. `spoken` is the target as answers are judged
+    by it (guard.detection.statements), None where they are judged by its names and answers alone."""
 
     target_id: str
     version: int
@@ -88,6 +89,7 @@ class CompiledTarget:
     evidence_threshold: float | None
     exemption: Exemption | None
     calibration: Mapping[str, Any]
+    spoken: CompiledTarget | None = None
 
 
 @dataclass(frozen=True, eq=False)

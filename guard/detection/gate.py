@@ -28,7 +28,8 @@ def load_detector(path: str) -> type[Detector]:
 
 
 class Gate:
-    """Immutable; `detect` is called from many threads. Building it embeds nothing.
+    """Immutable; `detect` is called from many threads. Building it embeds nothing. `spoken` judges what is said by
+    what the targets state, None where none of them states anything.
 
     `before` is the gate of the targets before a change: what the change leaves alone is shared with it.
     """
@@ -49,6 +50,10 @@ class Gate:
         self._judged = _Remembered()
         self.index: Index = Index(compiled, before.index if before else None)
         self.literals: Literals = Literals(compiled, before.literals if before else None)
+        spoken = [target.spoken for target in compiled if target.spoken is not None]
+        self.spoken: Gate | None = (
+            Gate(encoder, spoken, before.spoken if before else None) if spoken else None
+        )
 
     def detect(
         self,

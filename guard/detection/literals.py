@@ -21,12 +21,14 @@ CONTEXT = 16  # characters in front of a text that are read to see whether a wor
 
 @dataclass(frozen=True, slots=True)
 class Hit:
-    """A forbidden text at characters [start, end); `named` tells a target's name from one of its answers."""
+    """A forbidden text at characters [start, end); `named` tells a target's name from one of its answers, `meant` what
+    says in other words what the target states."""
 
     target_id: str
     start: int
     end: int
     named: bool
+    meant: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,15 @@ class Literals:
         """(target id, whether by name) of all that `text` says."""
         folded = fold(text)
         return frozenset((target.target_id, named) for _, _, target, named in self._bounded(folded.text))
+
+    def without_names(self, text: str) -> str:
+        """`text` with blanks in the place of all names of targets: as long as before."""
+        folded = fold(text)
+        for start, end, _, named in self._bounded(folded.text):
+            if named:
+                span = folded.span(start, end)
+                text = text[: span.start] + " " * (span.end - span.start) + text[span.end :]
+        return text
 
     def look(self, text: str, begun: int, forbids: Forbids, *, ended: bool) -> Found:
         """How far `text` can leave, of which the characters in front of `begun` have left.

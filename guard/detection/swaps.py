@@ -49,16 +49,16 @@ def near_misses(
 def _variants(text: str, spec: TargetSpec, others: Sequence[str], rng: random.Random) -> Iterator[str]:
     """Endless for a text that names the target or holds other replaceable parts, else empty."""
     named = [name for name in sorted(spec.names(), key=len, reverse=True) if mentions(text, name)]
-    if not named and _swap_slots(text, (), rng) == text:
+    if not named and swap_slots(text, (), rng) == text:
         return
     yield _swap(text, named, spec.name, others, rng)
     if named:
-        if _swap_slots(text, named, rng) == text:
+        if swap_slots(text, named, rng) == text:
             # without name and without anything else of the target's, it is anybody's question
             yield _without(text, named)
         if len(named[0].split()) > 1:
-            half = _halved(named[0], rng)
-            yield _swap_slots(replace(text, named[0], half), (half,), rng)
+            half = halved(named[0], rng)
+            yield swap_slots(replace(text, named[0], half), (half,), rng)
     for _ in range(64):
         yield _swap(text, named, spec.name, others, rng)
         # what many have in common, a place or a year, is not yet the target
@@ -105,7 +105,7 @@ def _swap(
         text = replace(text, name, other)
     slots = [found for found in _slots(text) if found not in other]
     kept = [rng.choice(slots)] if shared and len(slots) > 1 else []
-    return _swap_slots(text, (other, *kept), rng)
+    return swap_slots(text, (other, *kept), rng)
 
 
 def _slots(text: str) -> list[str]:
@@ -116,7 +116,7 @@ def _slots(text: str) -> list[str]:
     return [*sure, *dict.fromkeys(_NUMBERS.findall(text))]
 
 
-def _swap_slots(text: str, keep: Sequence[str], rng: random.Random) -> str:
+def swap_slots(text: str, keep: Sequence[str], rng: random.Random) -> str:
     """Other names for those in `text`, and other numbers of as many digits."""
     for found in _slots(text):
         if not any(found in kept or kept in found for kept in keep):
@@ -147,7 +147,7 @@ def _without(text: str, named: Sequence[str]) -> str:
     return text
 
 
-def _halved(name: str, rng: random.Random) -> str:
+def halved(name: str, rng: random.Random) -> str:
     """Somebody who shares one word of the name."""
     words, other = name.split(), like(name, rng).split()
     return " ".join([*words[:-1], other[-1]] if rng.random() < 0.5 else [other[0], *words[1:]])

@@ -33,6 +33,12 @@ def size(text: str) -> int:
     return sum(1 for _ in _WORD.finditer(text))
 
 
+def word_spans(text: str, start: int = 0) -> Iterator[Span]:
+    """Where the words of `text` lie, from character `start` on."""
+    for match in _WORD.finditer(text, start):
+        yield Span(*match.span())
+
+
 def windows(text: str, *, max_chars: int) -> tuple[Window, ...]:
     """Overlapping windows of 32 words over all of `text`, then each single sentence; template markers are
     blanked.

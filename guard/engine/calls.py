@@ -63,7 +63,7 @@ def note_hits(context: RequestContext | None, hits: Sequence[Hit]) -> None:
     if context is not None and hits:
         context.applied += [OUTPUT] if OUTPUT not in context.applied else []
         for hit in hits:
-            what = "name" if hit.named else "answer"
+            what = "meaning" if hit.meant else "name" if hit.named else "answer"
             context.events.append({"event": "output", "target": hit.target_id, "said": what, "action": "cut"})
 
 

@@ -31,7 +31,7 @@ from guard.engine.queues import Queues
 from guard.engine.reading import encode, insert, read
 from guard.engine.records import Reports
 from guard.engine.speaking import Speaking, without_forbidden
-from guard.errors import BadRequest, GuardUnavailable, LetheError
+from guard.errors import BadRequest, GuardUnavailable, LetheError, content_filter
 from guard.speech import Speech
 from guard.types import Admission, AppliedEdit, Edit, Plan, Prompt, Reply, Sighting
 
@@ -48,8 +48,8 @@ class Admitter(Protocol):
         """The verdict on a prompt that was let through `before`, now that gates have fired."""
         ...
 
-    def speech(self, prompt: Prompt, context: RequestContext | None) -> Speech:
-        """One answer to the prompt, on its way out."""
+    def speech(self, prompt: Prompt, context: RequestContext | None, admission: Admission) -> Speech:
+        """One answer to the prompt, admitted so, on its way out."""
         ...
 
     def reply_after(self, hit: Hit) -> Reply:
@@ -111,7 +111,7 @@ class GuardedAsyncLLM(AsyncLLM):
         try:
             read_prompt = self._read(prompt, context)
             if (await self._judge(read_prompt, context)).matched:
-                raise _content_filter()
+                raise content_filter()
             salt = self.salts.clean(prompt.get("cache_salt"), context.tenant if context else None)
             answer = super().encode(salted(prompt, salt), pooling_params, request_id, **options)
             async with aclosing(answer) as outputs:
@@ -227,16 +227,16 @@ class GuardedAsyncLLM(AsyncLLM):
             yield self._instead(call, verdict, reply)
             return
         guard = self._guard()
-        speech = partial(guard.speech, call.read, call.context)
+        speech = partial(guard.speech, call.read, call.context, admission)
         speaking = Speaking(call, speech, guard.reply_after, self.get_tokenizer())
         try:
             async with aclosing(self._answered(call, admission)) as outputs:
                 async for output in outputs:
                     if call.beam:
                         prior = call.read.token_ids[verdict.judged :]
-                        yield without_forbidden(output, prior, speech(), self.get_tokenizer())
+                        yield await without_forbidden(output, prior, speech(), self.get_tokenizer())
                         continue
-                    shown = speaking.take(output)
+                    shown = await speaking.take(output)
                     if shown is not None:
                         yield shown
                     if speaking.hits and speaking.over:
@@ -400,12 +400,6 @@ class GuardedAsyncLLM(AsyncLLM):
     ) -> AsyncGenerator[RequestOutput, None]:
         """The engine itself. The only way to it."""
         return super().generate(prompt, params, request_id, **options)
-
-
-def _content_filter() -> BadRequest:
-    error = BadRequest("This input cannot be used here.", param="input")
-    error.code = "content_filter"
-    return error
 
 
 def _failed(error: LetheError, context: RequestContext | None) -> LetheError:

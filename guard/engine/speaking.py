@@ -15,6 +15,7 @@ from guard.detection.literals import Hit
 from guard.engine.answers import cut
 from guard.engine.calls import Call
 from guard.engine.reading import encode
+from guard.errors import content_filter
 from guard.speech import Speech
 from guard.types import Reply
 
@@ -33,12 +34,12 @@ class Sample:
     _heard: int = 0
     _ids: list[int] = field(default_factory=list)
 
-    def take(self, delta: CompletionOutput) -> CompletionOutput | None:
+    async def take(self, delta: CompletionOutput) -> CompletionOutput | None:
         """What can leave now that `delta` has come, as one delta; None: nothing."""
         text = delta.text if self.detokenized else self._decoded(delta)
         self._heard += len(text)
         self.waiting.append((delta, self._heard))
-        self.speech.say(text, ended=delta.finished())
+        await self.speech.say(text, ended=delta.finished())
         if self.speech.hit is not None:
             return self._cut()
         safe = []
@@ -89,7 +90,7 @@ class Speaking:
         """Whether every choice has ended."""
         return len(self._samples) == self._call.params.n and all(s.ended for s in self._samples.values())
 
-    def take(self, output: RequestOutput) -> RequestOutput | None:
+    async def take(self, output: RequestOutput) -> RequestOutput | None:
         """What can leave now that `output` has come; None: nothing."""
         safe = []
         for delta in output.outputs:
@@ -98,7 +99,7 @@ class Speaking:
             )
             if sample.ended:
                 continue
-            released = sample.take(delta)
+            released = await sample.take(delta)
             if sample.speech.hit is not None:
                 self.hits.append(sample.speech.hit)
                 released = self._finish(sample, released)
@@ -140,11 +141,18 @@ class Speaking:
         return last
 
 
-def without_forbidden(
+async def without_forbidden(
     output: RequestOutput, prior: Sequence[int], speech: Speech, tokenizer: Any
 ) -> RequestOutput:
     """A step of beam search less the tokens that would complete a forbidden text behind those of the beam, `prior`.
-    Beams go on with any token that they are told a likelihood of; where none is left, the beam ends."""
+    Beams go on with any token that they are told a likelihood of; where none is left, the beam ends.
+
+    Raises:
+        BadRequest: the beam says by its meaning what is forbidden; only whole beams are answered, and it may win.
+    """
+    await speech.say(tokenizer.decode(list(prior)), ended=True)
+    if speech.hit is not None and speech.hit.meant:
+        raise content_filter("This cannot be answered by beam search.", "use_beam_search")
     for choice in output.outputs:
         for step in choice.logprobs or ():
             for token in list(step):

@@ -14,7 +14,7 @@ import pytest
 from guard.config import AdapterSettings
 from guard.context import RequestContext, enter, leave
 from guard.detection.literals import Found, Hit
-from guard.speech import Look, Speech
+from guard.speech import Judge, Look, Speech
 from guard.types import Admission, Chosen, Decision, Match, Plan, Prompt, Reply, Span
 
 WORDS = "the quick brown fox jumps over a lazy dog while many small birds sing in old trees"
@@ -100,13 +100,14 @@ class Script:
     judged: list[Prompt] = field(default_factory=list)
     look: Look = lambda text, begun, ended: Found(len(text))
     reply: Reply = field(default_factory=Reply)
+    judge: Judge | None = None
 
     async def admit(self, prompt: Prompt, context: RequestContext | None) -> Admission:
         self.judged.append(prompt)
         return self.verdict(prompt)
 
-    def speech(self, prompt: Prompt, context: RequestContext | None) -> Speech:
-        return Speech(self.look)
+    def speech(self, prompt: Prompt, context: RequestContext | None, admission: Admission) -> Speech:
+        return Speech(self.look, self.judge)
 
     def reply_after(self, hit: Hit) -> Reply:
         return self.reply
@@ -237,6 +238,7 @@ def served(_served: Harness) -> Iterator[Harness]:
     _served.guard.verdict = lambda prompt: allowed()
     _served.guard.look = lambda text, begun, ended: Found(len(text))
     _served.guard.reply = Reply()
+    _served.guard.judge = None
     _served.guard.judged.clear()
     _served.engine.guard = _served.guard
     _served.run(_served.engine.reset_prefix_cache())

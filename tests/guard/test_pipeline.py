@@ -4,6 +4,7 @@ import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -28,6 +29,7 @@ class Target:
     spec: TargetSpec
     ladder: tuple[Rung, ...]
     version: int = 1
+    compiled: SimpleNamespace = field(default_factory=lambda: SimpleNamespace(spoken=None))
 
 
 @dataclass
@@ -300,7 +302,7 @@ class Compiled:
     forms: tuple[Form, ...]
 
 
-def speaking(guard, prompt=PROMPT, tenant=None, **spec):
+async def speaking(guard, prompt=PROMPT, tenant=None, **spec):
     """What leaves of an answer that gives name and fact of Jane Doe away, and the hit."""
     made = guard(Gate(), answers=["was born in Vintry"], **spec)
     (target,) = made.snapshot().targets.values()
@@ -309,33 +311,33 @@ def speaking(guard, prompt=PROMPT, tenant=None, **spec):
     snapshot.gate.literals = Literals([of])
     context = RequestContext("d", "/", 0.0, tenant=tenant)
     speech = made.speech(prompt, context)
-    return speech.say("I think Jane Doe was born in Vintry.", ended=True), speech.hit
+    return await speech.say("I think Jane Doe was born in Vintry.", ended=True), speech.hit
 
 
 ANOTHER = Prompt("Who wrote that?")
 
 
 async def test_a_name_that_the_prompt_does_not_say_is_not_said(guard):
-    out, hit = speaking(guard, ANOTHER)
+    out, hit = await speaking(guard, ANOTHER)
     assert (out, hit.named) == ("I think ", True)
 
 
 async def test_a_name_that_the_prompt_says_may_be_repeated_but_what_is_known_of_it_not(guard):
-    out, hit = speaking(guard)
+    out, hit = await speaking(guard)
     assert (out, hit.named) == ("I think Jane Doe ", False)
 
 
 async def test_what_the_client_supplies_is_repeated_by_policy_only(guard):
     supplied = Prompt("It says that Jane Doe was born in Vintry. Where was she born?")
-    assert speaking(guard, supplied)[1] is not None
-    assert speaking(guard, supplied, policy={"context": "answer"})[1] is None
-    assert speaking(guard, PROMPT, policy={"context": "answer"})[1] is not None
+    assert (await speaking(guard, supplied))[1] is not None
+    assert (await speaking(guard, supplied, policy={"context": "answer"}))[1] is None
+    assert (await speaking(guard, PROMPT, policy={"context": "answer"}))[1] is not None
 
 
 async def test_answers_are_not_cut_for_targets_that_only_watch_or_bind_others(guard):
-    assert speaking(guard, ANOTHER, mode="shadow")[1] is None
-    assert speaking(guard, ANOTHER, scope={"tenants": ["acme"]})[1] is None
-    assert speaking(guard, ANOTHER, tenant="acme", scope={"tenants": ["acme"]})[1] is not None
+    assert (await speaking(guard, ANOTHER, mode="shadow"))[1] is None
+    assert (await speaking(guard, ANOTHER, scope={"tenants": ["acme"]}))[1] is None
+    assert (await speaking(guard, ANOTHER, tenant="acme", scope={"tenants": ["acme"]}))[1] is not None
 
 
 async def test_a_target_that_comes_while_an_answer_is_said_still_takes_effect(guard):
@@ -345,9 +347,9 @@ async def test_a_target_that_comes_while_an_answer_is_said_still_takes_effect(gu
     after.gate.literals = Literals([Compiled("jane", spec, spec.scope.frozen(), (Form("jane doe", 1.0),))])
     current = [before]
     speech = replace(made, snapshot=lambda: current[0]).speech(ANOTHER, None)
-    assert speech.say("By Jane Doe, ") == "By Jane Doe, "
+    assert await speech.say("By Jane Doe, ") == "By Jane Doe, "
     current[0] = after
-    assert speech.say("yes, Jane Doe.", ended=True) == "yes, " and speech.hit is not None
+    assert await speech.say("yes, Jane Doe.", ended=True) == "yes, " and speech.hit is not None
 
 
 async def test_the_reply_is_the_targets(guard):
