@@ -20,12 +20,15 @@ from evals.report import Report, as_cell
 from evals.suites.detection import register
 from guard.detection import Compiler, Encoder, Gate
 from guard.detection.decode import decode
+from guard.detection.evidence import named as facts
 from guard.metrics.wilson import wilson
 from guard.types import Message, Prompt
 
 SORTS = NAMED, DESCRIBED, BENIGN = "named", "described", "benign"
 RECALL = {NAMED: 0.97, DESCRIBED: 0.90}
 FALSE_POSITIVES = 0.005  # more than the plain prompts have
+UNBOUND = frozenset((("padding between", DESCRIBED),))
+"""Shown without a bar: a description that is torn apart by thousands of words is in no window."""
 FRAMES = (
     "{}",
     "{} Answer in one sentence.",
@@ -114,6 +117,8 @@ def _tables(report: Report, rows: Sequence[dict[str, Any]]) -> None:
             part = [row for row in rows if (row["phrasing"], row["split"]) == (name, sort)]
             hits = sum(bool(row["detectors"]) for row in part)
             line.append(as_cell(wilson(hits, len(part), trials=len({row["of"] for row in part}))))
+            if (name, sort) in UNBOUND:
+                continue
             if part and sort in RECALL:
                 share = _share(part)
                 report.criterion(f"{name}: {sort}, found", share, RECALL[sort], share >= RECALL[sort])
@@ -149,7 +154,8 @@ def sort_of_tofu(question: Question) -> str | None:
         return BENIGN if question.sort in ("Arena-Hard, MT-Bench", "nq_open") else None
     named = question.target.replace("-", "") in "".join(filter(str.isalnum, question.text.lower()))
     if question.sort == "row 0, paraphrased":
-        return None if named else DESCRIBED
+        told = facts(question.text)  # a question without any describes nobody
+        return DESCRIBED if told and not named else None
     return NAMED if named and question.sort == "named" else None
 
 

@@ -12,7 +12,7 @@ import itertools
 import re
 import string
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 
@@ -33,6 +33,7 @@ from guard.detection.language import (
     unlikeness,
 )
 from guard.detection.lookalikes import LOOKALIKES
+from guard.detection.segments import common
 
 _RATE = 0.001  # of ordinary prompts in which a given reading may be believed
 _TRIED = 0.05  # of ordinary prompts on which readings may be tried at all
@@ -43,6 +44,8 @@ _FAR = 64  # words on either side of a stretch that may belong to it
 _UNSURE = 4  # signs of one word that are tried as either of two letters
 _LOWER, _UPPER = string.ascii_lowercase, string.ascii_uppercase
 _SIGNS = "0123456789@$!|+(\u20ac\u00a3\u00a5\u00a2\u00a7"
+_UNSURE_SIGNS, _EITHER = "1!|", "il"
+_NUMBER = re.compile(r"[\W\d_]*(?:\d|1st|2nd|3rd|[04-9](?:th|7h))[\W_]*", re.IGNORECASE)
 _LEET = {ord(sign): letter for sign, letter in zip(_SIGNS, "oizeasgtbgasiitcelycs", strict=True)}
 
 
@@ -129,7 +132,8 @@ def ciphers(text: str) -> Iterator[Patch]:
         evidence = read - plain
         for stretch in stretches(evidence, needed):
             place = slice(stretch.start, stretch.end)
-            if float((read[place] - NOISE)[evidence[place] != 0].sum()) >= needed:
+            # names and abbreviations inside of it read like noise in any language
+            if running((read[place] - NOISE)[evidence[place] != 0]).max() >= needed:
                 found.append((stretch.sum, reading, *_whole_words(words, stretch, evidence, needed)))
     taken = bytearray(len(text))
     for _, reading, start, end in sorted(found, key=lambda one: -one[0]):
@@ -170,25 +174,45 @@ def _reversed(text: str, start: int) -> Patch:
 
 
 def _leet(text: str, start: int) -> Patch:
-    """Every word at its likeliest; beside it the same with the numbers left as they are, for a date is a date."""
-    words = list(re.finditer(r"\S+|\s+", text))
-    read = [_likeliest(word.group()) for word in words]
-    kept = [
-        word.group() if not any(c.isalpha() for c in word.group()) else new
-        for word, new in zip(words, read, strict=True)
-    ]
-    made, other = (letter_by_letter(start, "".join(parts)) for parts in (read, kept))
-    return replace(made, others=(other,) if kept != read else ())
+    """Every word at its likeliest. Beside it the same with the numbers left as they are, for a date is a date; with
+    those read that make a common word; and with all signs read as one of the two letters that they may be, for
+    nobody knows how a name is spelt."""
+    words = re.findall(r"\S+|\s+", text)
+    spelt: tuple[Callable[[str], str], ...] = (_likeliest, *map(_reading_as, _EITHER))
+    ways = (lambda word: word if _NUMBER.fullmatch(word) else _likeliest(word), *map(_common_or, spelt))
+    read = "".join(map(_likeliest, words))
+    others = dict.fromkeys("".join(map(way, words)) for way in ways)
+    others.pop(read, None)
+    return replace(
+        letter_by_letter(start, read), others=tuple(letter_by_letter(start, way) for way in others)
+    )
+
+
+def _common_or(way: Callable[[str], str]) -> Callable[[str], str]:
+    """As `way` has it; of numbers, those that read as a common word."""
+
+    def read(word: str) -> str:
+        if not _NUMBER.fullmatch(word):
+            return way(word)
+        letters = _likeliest(word)
+        return letters if common(letters.lower().strip(string.punctuation)) else word
+
+    return read
+
+
+def _reading_as(letter: str) -> Callable[[str], str]:
+    table = {**_LEET, **dict.fromkeys(map(ord, _UNSURE_SIGNS), letter)}
+    return lambda word: word.translate(table)
 
 
 @lru_cache(maxsize=8192)
 def _likeliest(word: str) -> str:
     """The word with its signs read as letters; a sign that is read in two ways in the way that makes a word."""
     core = word.rstrip("!|+") or word  # at the end of a word they are no letters
-    unsure = [i for i, char in enumerate(core) if char in "1!|"][:_UNSURE]
+    unsure = [i for i, char in enumerate(core) if char in _UNSURE_SIGNS][:_UNSURE]
     plain = core.translate(_LEET)
     best = plain
-    for choice in itertools.product("il", repeat=len(unsure)):
+    for choice in itertools.product(_EITHER, repeat=len(unsure)):
         letters = list(plain)
         for i, letter in zip(unsure, choice, strict=True):
             letters[i] = letter

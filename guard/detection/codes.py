@@ -90,7 +90,8 @@ def characters(text: str) -> Iterator[Patch]:
     chars = Characters(text)
     spelt = np.array([_respelt(char) for char in chars.distinct], object)
     accents = np.array(["\u0300" <= char <= "\u036f" for char in chars.distinct])[chars.places]
-    heaped = accents & np.roll(accents, 1)
+    edges = np.concatenate([[False], accents, [False]])
+    heaped = accents & (edges[:-2] | edges[2:])  # one accent belongs to its letter, several are a disguise
     odd = (spelt != np.array(list(chars.distinct), object))[chars.places] | heaped
     at = np.flatnonzero(odd)
     for group in np.split(at, np.flatnonzero(np.diff(at) > _NEAR) + 1) if len(at) else ():
@@ -180,8 +181,8 @@ def byte_codes(text: str) -> Iterator[Patch]:
         (_HEX, _hex),
         (_BINARY, _binary),
         (_DECIMAL, _decimal),
+        (_BASE32, _base32),  # its alphabet is a part of the next one
         (_BASE64, _base64),
-        (_BASE32, _base32),
     ):
         for match in pattern.finditer(text):
             run = match.group()
@@ -198,7 +199,8 @@ def _row(words: Sequence[tuple[int, int, str]]) -> Iterator[Patch]:
 
 def _as_text(data: bytes, shortest: int = _SHORTEST) -> str:
     """`data` as text if it is text: decodable and printable. Almost no ordinary word is."""
-    for encoding in ("utf-8", "utf-16-le") if b"\x00" in data else ("utf-8",):
+    wide = data[1::2].count(0) * 4 > len(data)  # letters of two bytes, most of them Latin
+    for encoding in ("utf-8", "utf-16-le") if wide else ("utf-8",):
         try:
             text = data.decode(encoding)
         except UnicodeDecodeError:
@@ -348,7 +350,12 @@ _CHAINED = re.compile(
 )  # one character, a sign, one character
 LONGEST_WORD = 1_000  # letters without a space that are cut into words,
 SEGMENTED = 50_000  # and of one text together
-_JOINED = re.compile(r"[^\W\d_]{24,}+")
+_JOINED_LETTERS = 24  # of words without a space between them; hardly a word has as many
+# Signs of ordinary sentences stand between the letters; those of addresses, paths and code do not.
+_JOINED = re.compile(r"(?:[^\W_]|[-'\u2019.,;:!?\"\u201c\u201d()&]){24,}+")
+_CHANGE = re.compile(r"(?<=[a-z])[A-Z]|(?<=[^\W\d_])\d|(?<=\d)[^\W\d_]")
+_PART = re.compile(r"[^\W\d_]+|\d+|\D")
+_AROUND = frozenset('.,;:!?"\u201c\u201d()&')  # with a space behind them, or before, where words are joined
 
 
 def spaced(text: str) -> Iterator[Patch]:
@@ -361,8 +368,30 @@ def spaced(text: str) -> Iterator[Patch]:
             if len(tokens) > LONGEST_WORD or left < 0:
                 yield Patch(tokens[0][0], tokens[-1][0] + 1, "", unread=True)
                 continue
-            cuts = segmented("".join(char for _, char in tokens))
+            cuts = _word_ends("".join(char for _, char in tokens))
         yield _run([(at, at + 1, char + " " * (i in cuts)) for i, (at, char) in enumerate(tokens, 1)])
+
+
+def joined(text: str) -> Iterator[tuple[int, int]]:
+    """[start, end) of words without spaces between them. Keys and hashes are none: letters and digits, small letters
+    and capitals take turns in them."""
+    for match in _JOINED.finditer(text):
+        run = match.group()
+        changes = sum(1 for _ in _CHANGE.finditer(run))
+        if sum(map(str.isalpha, run)) >= _JOINED_LETTERS and changes * 4 <= len(run):
+            yield match.span()
+
+
+def _word_ends(text: str) -> set[int]:
+    """Behind how many characters of a text without spaces a word ends."""
+    found: set[int] = set()
+    for part in _PART.finditer(text):
+        start, end = part.span()
+        if part.group().isalpha():
+            found |= {start + cut for cut in segmented(part.group())} if part.group().isascii() else set()
+        elif part.group().isdigit() or part.group() in _AROUND:
+            found |= {start, end}
+    return found
 
 
 def _apart(text: str) -> Iterator[tuple[list[tuple[int, str]], set[int]]]:
@@ -374,6 +403,8 @@ def _apart(text: str) -> Iterator[tuple[list[tuple[int, str]], set[int]]]:
             gaps = [two - one for (one, _), (two, _) in pairwise(tokens)]
             usual = Counter(gaps).most_common(1)[0][0]
             yield tokens, {i for i, gap in enumerate(gaps, 1) if gap > usual}
+    for start, end in joined(text):
+        yield list(enumerate(text[start:end], start)), set()
     for match in _CHAINED.finditer(text):
         words = [word.span() for word in re.finditer(r"\S+", match.group())]
         tokens = [
@@ -381,9 +412,6 @@ def _apart(text: str) -> Iterator[tuple[list[tuple[int, str]], set[int]]]:
         ]
         if len(tokens) >= 5:
             yield tokens, set(accumulate(len(range(*word, 2)) for word in words[:-1]))
-    for match in _JOINED.finditer(text):
-        if match.group().isascii():
-            yield list(enumerate(match.group(), match.start())), set()
 
 
 RESPELT: tuple[Callable[[str], Iterator[Patch]], ...] = (tags, characters, escapes)

@@ -18,7 +18,7 @@ from typing import Literal
 import numpy as np
 
 from guard.detection.ciphers import ciphers, unreadable
-from guard.detection.codes import CODED, RESPELT, Patch
+from guard.detection.codes import CODED, RESPELT, Patch, joined
 from guard.types import Span
 
 DEPTH = 4
@@ -26,9 +26,7 @@ LONGEST = 200_000
 PLACES = 20_000
 _NEAR = 24  # characters on either side of a word with signs in it that are read as it is
 CONTEXT = 250  # characters before and behind a decoded place that are judged with it
-_ONE_BY_ONE = re.compile(
-    r"(?<![^\W_])[^\W\d_](?![^\W_])(?:[ \t.\-_*|/,]{1,3}[^\W\d_](?![^\W_])){4,}+|[^\W\d_]{24,}+"
-)
+_ONE_BY_ONE = re.compile(r"(?<![^\W_])[^\W\d_](?![^\W_])(?:[ \t.\-_*|/,]{1,3}[^\W\d_](?![^\W_])){4,}+")
 _SIGNED = re.compile(r"(?<!\S)(?=\S{0,64}?[a-zA-Z])(?=\S{0,64}?[013457@$!|])[\w@$!|'.,?-]{3,64}(?!\S)")
 _LEET = (str.maketrans("013457@$!|", "oieastasil"), str.maketrans("013457@$!|", "oleastasll"))
 
@@ -72,7 +70,7 @@ def decode(text: str) -> Decoded:
     layer = _identity(text[:LONGEST])
     views = [*_for_names(layer)]
     unread = [Span(LONGEST, len(text))] if len(text) > LONGEST else []
-    for _ in range(DEPTH):
+    for depth in range(DEPTH):
         for readers in STEPS:
             patches, beyond = _patches(layer.text, readers)
             unread += [layer.span(start, end) for start, end in beyond]
@@ -80,12 +78,21 @@ def decode(text: str) -> Decoded:
                 break
         else:
             break
+        if not depth and readers is not STEPS[-1]:  # signs of a cipher may look like those of a code
+            views += _read_by(layer, STEPS[-1])
         found = [_on(layer, other) for patch in patches for other in patch.others]
         layer, touched = _rewritten(layer, patches)
         found += [layer.part(start, end) for start, end in _around(touched, len(layer.text))]
         views += [view for text_view in found for view in (text_view, *_for_names(text_view))]
     unread += [layer.span(start, end) for start, end in unreadable(layer.text)]
     return Decoded(tuple(views), tuple(sorted(unread, key=lambda span: (span.start, span.end))))
+
+
+def _read_by(layer: Hidden, readers: Iterable[Reader]) -> Iterator[Hidden]:
+    """The readings of a layer by some readers alone."""
+    patches, _ = _patches(layer.text, readers)
+    rewritten, touched = _rewritten(layer, patches)
+    return (rewritten.part(start, end) for start, end in _around(touched, len(rewritten.text)))
 
 
 def hidden(text: str) -> tuple[Hidden, ...]:
@@ -166,8 +173,9 @@ def _joined(places: Iterable[tuple[int, int]], gap: int) -> Iterator[tuple[int, 
 
 def _for_names(view: Hidden) -> Iterator[Hidden]:
     """Letters one by one or without spaces, joined; and words with signs inside, in both ways of reading them."""
-    for match in _ONE_BY_ONE.finditer(view.text):
-        at = np.array([i for i in range(*match.span()) if view.text[i].isalpha()])
+    apart = (match.span() for match in _ONE_BY_ONE.finditer(view.text))
+    for start, end in (*apart, *joined(view.text)):
+        at = np.array([i for i in range(start, end) if view.text[i].isalpha()])
         yield Hidden("".join(view.text[i] for i in at), view.starts[at], view.ends[at], "letters")
     words = [match.span() for match in _SIGNED.finditer(view.text)]
     near = ((max(start - _NEAR, 0), min(end + _NEAR, len(view.text))) for start, end in words)

@@ -34,6 +34,10 @@ _ORDINARY, _ALL_ORDINARY = 0.05, 0.01
 _MOST_UNKNOWN = 5  # names; a text that lists many says no more with each
 _FEW_OTHERS = 10  # targets, about which nothing can be said of what targets have in common
 _SHORTEST = 3  # letters of a word
+_FEWEST_SHOUTED, _SHOUTED = (
+    4,
+    0.8,
+)  # words, and the share of their letters in capitals, that tell nothing of names
 
 _CAPITAL = r"[^\W\d_a-zß-öø-ÿ][\w'\u2019.-]*"
 _NAME = rf"{_CAPITAL}(?:\s+(?:(?:of|the|de|van|von|der|al|bin|la|le|and)\s+)?{_CAPITAL})*"
@@ -199,9 +203,18 @@ def proper(text: str) -> list[str]:
 
 def _capitalised(text: str) -> Iterator[tuple[str, bool]]:
     """What `proper` finds, and whether it begins a sentence."""
+    if _shouted(text):
+        return
     for match in _PROPER.finditer(text):
         found = match.group().split()
         left = list(dropwhile(lambda word: fold(word).text in _OPENERS, found))
         if left:
             before = text[: match.start()].rstrip(" \"'(\u201c\u2018")
             yield " ".join(left), left == found and before[-1:] in ("", ".", "!", "?", ":", "\n")
+
+
+def _shouted(text: str) -> bool:
+    """Whether it is in capitals, which then tell nothing."""
+    words = re.findall(r"[^\W\d_]+", text)
+    capitals = sum(map(len, filter(str.isupper, words)))
+    return len(words) >= _FEWEST_SHOUTED and capitals >= _SHOUTED * sum(map(len, words))

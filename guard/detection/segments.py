@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from functools import cache
 from itertools import pairwise
 
@@ -20,15 +21,30 @@ _LONGEST = 24  # letters of a word
 @cache
 def _known() -> dict[str, float]:
     """Costs of the words of the background set, and "" that of all words that are not in it."""
-    counts: dict[str, int] = {}
-    for prompt in background():
-        for word in fold(prompt).text.split():
-            counts[word] = counts.get(word, 0) + 1
+    counts = Counter(word for prompt in background() for word in fold(prompt).text.split())
     once = sum(1 for count in counts.values() if count == 1)
     total = sum(counts.values()) + once
     costs = {word: -math.log(count / total) for word, count in counts.items()}
     costs[""] = -math.log(once / total)  # Good and Turing: as likely as those seen once
     return costs
+
+
+@cache
+def _lengths() -> list[float]:
+    """[letters] -log probabilities of the lengths of words that the background holds once: they are hardly ever as
+    short as those that everybody uses."""
+    counts = np.ones(_LONGEST + 1)
+    words = Counter(word for prompt in background() for word in fold(prompt).text.split())
+    for word, count in words.items():
+        if count == 1 and len(word) <= _LONGEST:
+            counts[len(word)] += 1
+    result: list[float] = (-np.log(counts / counts.sum())).tolist()
+    return result
+
+
+def common(word: str) -> bool:
+    """Whether at least one word in five hundred is this one."""
+    return bool(word) and _known().get(word, math.inf) <= math.log(500)
 
 
 def segmented(letters: str) -> set[int]:
@@ -46,6 +62,7 @@ def _likeliest(letters: str) -> set[int]:
     text = letters.lower()
     known, new = _known(), _known()[""]
     begins, ends, inside = _letter_costs(text)
+    lengths = _lengths()
     best = [0.0]
     begin = [0]
     for end in range(1, len(text) + 1):
@@ -53,7 +70,8 @@ def _likeliest(letters: str) -> set[int]:
         for start in range(max(0, end - _LONGEST), end):
             cost = known.get(text[start:end])
             if cost is None:  # a word that nobody has seen
-                cost = new + begins[start] + max(inside[end] - inside[start + 2], 0.0) + ends[end]
+                letters_of_it = begins[start] + max(inside[end] - inside[start + 2], 0.0) + ends[end]
+                cost = new + letters_of_it + lengths[end - start]
             if best[start] + cost < least:
                 least, at = best[start] + cost, start
         best.append(least)

@@ -17,6 +17,10 @@ _SHORTEST_SENTENCE = 3  # words; shorter ones mean nothing by themselves
 _DENSE = r"\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_DENSE}]{{1,2}}|[^\s{_DENSE}]{{1,48}}")
 _SENTENCE_END = re.compile(r"[.!?\u3002\uff01\uff1f]+[\"'\u201d\u2019)\]]*(?=\s|$)|[\u3002\uff01\uff1f]|\n+")
+_OPENING = re.compile(
+    r"(?<=\w )(?:Who|Whom|Whose|What|When|Where|Which|Why|How|Can|Could|Did|Do|Does|Has|Have|Is|Are|Was|Were|Will|"
+    r"Would|Tell|Give|Name|Describe|Explain|List|Please|Write)(?= [a-z])"
+)
 _ABBREVIATION = re.compile(r"(?:\b[A-Z]|\b(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|etc|e\.g|i\.e|No))\.$")
 
 
@@ -70,10 +74,12 @@ def _sliding(text: str, max_chars: int) -> Iterator[tuple[int, int]]:
 
 
 def _sentences(text: str, max_chars: int) -> Iterator[tuple[int, int]]:
-    for start, end in sentences(text):
-        words = _WORD.findall(text, start, end)
-        if _SHORTEST_SENTENCE <= len(words) <= WIDTH and end - start <= max_chars:
-            yield start, end
+    for whole, end in sentences(text):
+        # a question behind a sentence without an end is a question nevertheless
+        for start in (whole, *(match.start() for match in _OPENING.finditer(text, whole + 1, end))):
+            words = _WORD.findall(text, start, end)
+            if _SHORTEST_SENTENCE <= len(words) <= WIDTH and end - start <= max_chars:
+                yield start, end
 
 
 def sentences(text: str) -> Iterator[tuple[int, int]]:

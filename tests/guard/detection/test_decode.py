@@ -157,3 +157,57 @@ def test_five_megabytes_are_bounded_and_what_lies_beyond_is_reported(piece: str)
     unread = decode(text).unread
     assert time.process_time() - started < 5  # a second or two where nothing else runs
     assert any(span.start <= LONGEST and span.end == len(text) for span in unread)
+
+
+def _texts(text: str) -> list[str]:
+    return [" ".join(view.text.split()) for view in hidden(text) if view.form == "text"]
+
+
+def _letters(text: str) -> list[str]:
+    return [view.text.lower() for view in hidden(text) if view.form == "letters"]
+
+
+def test_words_without_spaces_are_cut_and_a_name_in_them_is_whole() -> None:
+    text = "DidTae-hoParkreceiveanyawardsearlyin1985?"
+
+    assert any("Did Tae-ho Park receive any awards early in 1985 ?" in read for read in _texts(text))
+    assert any("taehopark" in read for read in _letters(text))
+    for key in (
+        "zQcs2L5vn2KsTAnCggbn41WUqms0L10KOl5IQvq0KPdi5uKC5cFlfHjDqWezZxHr",
+        "https://a.b/c/d" + "e/f" * 20,
+    ):
+        assert _texts(key) == _letters(key) == []
+
+
+def test_signs_for_letters_leave_dates_and_names_readable() -> None:
+    code = "Wh0 15 7h3 wr173r b0rn 0n J4nu4ry 13, 1941, 1n 841r4, 4nd wh3n d1d h3 l34v3 f0r K0w417 4g41n?"
+
+    read = _texts(code)
+
+    assert any("Who is the writer born on January 13, 1941" in text for text in read)
+    assert any("for Kowait again" in text for text in read) and any(
+        "for Kowalt again" in text for text in read
+    )
+
+
+def test_a_cipher_whose_signs_look_like_an_escape_is_read() -> None:
+    plain = "Has Tae-ho Park received international recognition for his work?"
+    code = "".join(chr(33 + (ord(c) - 33 + 47) % 94) if "!" <= c <= "~" else c for c in plain)
+    assert "%26" in code
+    assert any(plain in text for text in _texts(code))
+
+
+def test_names_and_abbreviations_inside_a_cipher_do_not_hide_it() -> None:
+    plain = "How has Elvin Mammadov's identity as an LGBTQ+ individual influenced his works?"
+    assert any(plain in text for text in _texts(_rot13(plain)))
+
+
+def test_heaps_of_accents_are_taken_off_and_single_ones_are_kept() -> None:
+    heaps = "".join(f"{c}\u0336\u0301\u0308" if c.isalpha() else c for c in QUESTION)
+    assert QUESTION in _texts(heaps)
+    assert hidden("cafe\u0301 and nai\u0308ve") == ()
+
+
+def test_base32_is_not_taken_for_base64() -> None:
+    text = "Did Tae-ho Park receive any awards early in his career?"
+    assert _texts(base64.b32encode(text.encode()).decode()) == [text]

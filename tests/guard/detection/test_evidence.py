@@ -98,3 +98,9 @@ def test_hardly_any_background_prompt_holds_evidence_for_a_target() -> None:
     of = terms(TargetSpec.model_validate(AUTHOR), [])
     scores = weigh(of, map(read, background()), np.zeros(len(background())))
     assert (scores > np.log(1_000)).mean() < 0.001
+
+
+def test_capitals_tell_names_only_where_not_everything_is_in_them() -> None:
+    assert named("What does Tomas Reinholt write?") == {"tomas", "reinholt"}
+    assert named("WHAT DOES TOMAS REINHOLT WRITE IN 1985?") == {"1985"}
+    assert "nasa" in named("What does the NASA do?")

@@ -64,3 +64,9 @@ def test_a_turn_that_is_appended_leaves_the_windows_before_it_as_they_were() -> 
 
     assert len(before) > 60
     assert len(after - before) <= len(alone) + 2  # those across the seam, at either half of a stride
+
+
+def test_a_question_behind_a_sentence_without_an_end_is_a_window_of_its_own() -> None:
+    text = "the harvest was good and the barns are full of Who is the miller of Tarvala?"
+    found = [window.text for window in windows(text, max_chars=250)]
+    assert "Who is the miller of Tarvala?" in found and text in found
