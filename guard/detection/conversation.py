@@ -328,7 +328,7 @@ def _definitions(text: str, span: Span) -> Iterator[tuple[str, Words]]:
     """(new name, what it stands for). Of a name of several words, also its ends: where the description ends in
     a name too, nobody can tell where the new one begins."""
     sentence = text[span.start : span.end]
-    match = next((match for pattern in _DEFINED if (match := pattern.search(sentence))), None)
+    match = _defining(sentence)
     if match is None:
         return
     last = _NAME.findall(match["new"])[-1]
@@ -340,6 +340,11 @@ def _definitions(text: str, span: Span) -> Iterator[tuple[str, Words]]:
         old = _placed(text, Span(span.start + match.start("old"), span.start + end))
         if len(old) >= _SHORTEST:
             yield sentence[word.start() : match.end("new")].strip(_MARKS), old
+
+
+@lru_cache(maxsize=2048)
+def _defining(sentence: str) -> re.Match[str] | None:
+    return next((match for pattern in _DEFINED if (match := pattern.search(sentence))), None)
 
 
 def _replaced(text: str, sentence: Span, used: tuple[int, int], old: Words) -> Words:

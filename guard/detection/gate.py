@@ -63,9 +63,9 @@ class Gate:
         model: str | None = None,
         until: float | None = None,
     ) -> tuple[tuple[Detection, ...], dict[str, float], tuple[Span, ...]]:
-        """What reached its threshold among the targets that bind this tenant and model, milliseconds spent by
-        each detector and in total, and where the prompt looks like code that could not be read. Of shared work
-        (vectors), the detector that asks first pays; units that were judged before cost nothing.
+        """What reached its threshold among the targets that bind this tenant and model, milliseconds spent on
+        reading (decoding), by each detector and in total, and where the prompt looks like code that could not be
+        read. Of shared work (vectors), the detector that asks first pays; units that were judged before cost nothing.
 
         Raises:
             TimeoutError: the prompt is not judged at `until`, on the monotonic clock.
@@ -82,7 +82,9 @@ class Gate:
         fresh = {key: unit for key, unit in zip(keys, read, strict=True) if key not in known}
         timings: dict[str, float] = {}
         if fresh:
+            begun = time.perf_counter()
             reading = Reading(tuple(fresh.values()), active, self._encoder, self.index, until)
+            timings["read"] = (time.perf_counter() - begun) * 1000
             made = self._judge(reading, until, timings)
             known.update(zip(fresh, made, strict=True))
             self._judged.put({key: known[key] for key in fresh})
