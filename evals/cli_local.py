@@ -10,6 +10,7 @@ import click
 from evals import cases, corpora, options
 from evals.html import page
 from evals.items import ItemError, names_in
+from evals.languages import asked_in_other_languages
 from evals.suites import compare as compare_suite
 from evals.suites import conversations as conversations_suite
 from evals.suites import demo as demo_suite
@@ -171,6 +172,9 @@ def detection(
             others = corpora.benign(benign_folder) if benign_folder else []
             blocks["TOFU"] = list(corpora.tofu(tofu_folder, others, described=False))
             blocks["TOFU, row 0 registered"] = list(corpora.tofu(tofu_folder, others, described=True))
+            blocks["TOFU, other languages"] = [
+                asked_in_other_languages(blocks["TOFU, row 0 registered"][-1], corpora.ROWS_PER_AUTHOR)
+            ]
         if lume_folder:
             blocks["LUME"] = [corpora.lume(lume_folder, seed)]
         if demo_folder:

@@ -54,6 +54,7 @@ BARS: dict[str, tuple[Bar, ...]] = {
         *(Bar(task, 0.95, True) for task in ("Task1", "Task2", "Task3")),
         *(Bar(f"{task}, retain", 0.02) for task in ("Task1", "Task2", "Task3")),
     ),
+    "TOFU, other languages": (),
     "demo": (),
 }
 

@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from evals import corpora
 from evals.cli import main
 from evals.items import ItemError
+from evals.languages import asked_in_other_languages
 from evals.report import SCHEMA
 from evals.suites import detection
 from guard.detection import Compiler, load_encoder
@@ -191,3 +192,22 @@ def test_a_bar_that_is_missed_fails_the_command(folder: Path, tmp_path: Path) ->
 
 def test_the_command_needs_something_to_judge() -> None:
     assert CliRunner().invoke(main, ["detection"]).exit_code == 2
+
+
+def test_questions_in_other_languages_are_about_the_same_names() -> None:
+    row = "What is the full name of the author born in Kuwait City, Kuwait on 08/09/1956?"
+    spec = TargetSpec(name="Basil Mahfouz", examples=(row,))
+    rows = tuple(
+        corpora.Question(f"retain.{i}", "retain", text)
+        for i, text in enumerate(
+            ("Who was born in Lima, Peru in 1961?", "Is Nina Reyes tall?", "Why did Nina Reyes go?")
+        )
+    )
+
+    asked = asked_in_other_languages(corpora.Trial("t", {"basil": spec}, rows), len(rows)).questions
+
+    assert {q.target for q in asked} == {"basil", None}
+    texts = {q.sort: q.text for q in asked}
+    assert texts["German, named"] == "Welche Bücher hat Basil Mahfouz geschrieben?"
+    assert "Kuwait City, Kuwait" in texts["Chinese, described"] and "1956" in texts["Chinese, described"]
+    assert "Nina Reyes" in texts["French, others named"] and "1961" in texts["French, others described"]
