@@ -29,6 +29,7 @@ class RequestContext:
     messages: tuple[Message, ...] = ()
     asides: tuple[str, ...] = ()
     must_parse: bool = False  # the client asked for JSON or a forced tool call: prose would break its parser
+    tools: bool = False  # the request offers tools: an answer may be a call that somebody parses
     admissions: dict[tuple[int, ...], Admission] = field(default_factory=dict)
     beams: dict[tuple[int, ...], tuple[Admission, int]] = field(
         default_factory=dict
@@ -37,6 +38,7 @@ class RequestContext:
     edits: list[AppliedEdit] = field(default_factory=list)
     withheld: list[Match] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
+    broken: bool = False  # an answer ended within something that is parsed as a whole
     failure: LetheError | None = None  # set by whoever raises it, so that the gate answers it in one shape
 
     @property

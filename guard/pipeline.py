@@ -17,11 +17,13 @@ from guard.detection.base import CompiledTarget
 from guard.detection.literals import Found, Hit
 from guard.detection.tools import Tool
 from guard.errors import GuardUnavailable
+from guard.interventions.guard_prompt import last_user_start
 from guard.meaning import Meaning
 from guard.snapshot import Gate, Snapshot
 from guard.speech import Extent, Speech
 from guard.types import (
     Admission,
+    Chosen,
     Decision,
     Detection,
     Edit,
@@ -40,6 +42,7 @@ log = logging.getLogger("lethe.guard")
 FAIR_TOKENS = 2_000
 _CHARS_PER_TOKEN = 4
 Detected = tuple[tuple[Detection, ...], dict[str, float], tuple[Span, ...]]
+_LEAVE_OUT = "Answer without saying anything about {}, and without that name.\n"
 NOTHING: Detected = ((), {}, ())
 _REASONS = {TimeoutError: "timeout", OverflowError: "too many requests"}
 
@@ -217,6 +220,62 @@ class Guard:
             return await asyncio.wait_for(job, self.deadline_s)
         except Exception as error:  # whatever a detector throws must fail closed
             return [self._undetected(snapshot, context, error)[0]] * len(said)
+
+    async def still(self, context: RequestContext, texts: Sequence[str]) -> bool:
+        """Whether what the request of `context` was answered with may be read now: its messages match no target that
+        they did not match then, and nothing in `texts` is forbidden.
+
+        Raises:
+            GuardUnavailable: it could not be judged.
+        """
+        before = [admission.decision for admission in context.admissions.values()]
+        if before and all(decision.snapshot == self.snapshot().version for decision in before):
+            return True
+        prompt = Prompt("\n".join(m.text for m in context.messages), messages=context.messages)
+        now = await self.admit(prompt, context)
+        then = {match.target_id for decision in before for match in decision.matches if not match.shadow}
+        if any(not match.shadow and match.target_id not in then for match in now.decision.matches):
+            return False
+        for text in texts:
+            speech = self.speech(prompt, context, now)
+            await speech.say(text, ended=True)
+            if speech.hit is not None:
+                return False
+        return True
+
+    def after(self, hit: Hit) -> tuple[str, int]:
+        """What the target's policy does about an answer that said `hit`, and how often."""
+        target = self.snapshot().targets.get(hit.target_id)
+        return (target.spec.policy.output, target.spec.policy.max_tries) if target else ("cut", 0)
+
+    def again(self, prompt: Prompt, hit: Hit, before: Admission) -> Admission | None:
+        """The verdict under which an answer that said `hit` goes on behind `prompt`, which holds what has left of it;
+        None where it is to end.
+
+        With `regenerate` the target's own methods act, on the question; with `reprompt` the model is asked to leave
+        the subject out (Schick et al., "Self-Diagnosis and Self-Debiasing", arXiv 2103.00453, in words).
+        """
+        snapshot = self.snapshot()
+        target = snapshot.targets.get(hit.target_id)
+        if target is None:
+            return None
+        asked = last_user_start(prompt)
+        users = [m.text.strip() for m in prompt.messages if m.role == "user" and m.text.strip()]
+        question = Span(asked, asked + len(users[-1]) if users else len(prompt.text))
+        earlier = [
+            Detection(m.target_id, m.detector, m.score, m.threshold, m.spans)
+            for m in before.decision.matches
+            if m.target_id != hit.target_id and m.target_id in snapshot.targets
+        ]
+        found = Detection(hit.target_id, "output", 1.0, 1.0, (question,))
+        decision = decide([*earlier, found], snapshot.targets, prompt, snapshot=snapshot.version)
+        if target.spec.policy.output == "reprompt" and decision.reply.style == "natural":
+            own = [match for match in decision.matches if match.target_id == hit.target_id]
+            kept = [c for c in decision.chosen if own[0] not in c.matches]
+            asks = Chosen("guard_prompt", {"text": _LEAVE_OUT.format(target.spec.name)}, tuple(own))
+            decision = replace(decision, action="intervene", chosen=(*kept, asks))
+        admission = self._plan(replace(decision, timings_ms=before.decision.timings_ms), prompt)
+        return admission if admission.plan.reply is None else None
 
     def reply_after(self, hit: Hit) -> Reply:
         """What to say in the place of an answer that says nothing but what is forbidden."""

@@ -71,6 +71,11 @@ class Speech:
     def heard(self) -> int:
         return len(self._text)
 
+    @property
+    def text(self) -> str:
+        """What has left."""
+        return self._text[: self.left]
+
     async def say(self, text: str, *, ended: bool = False) -> str:
         """What can leave now that `text` was added; `ended` tells that it was the last.
 

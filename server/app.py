@@ -117,4 +117,5 @@ def attach(app: FastAPI, services: Services, engine: GuardedAsyncLLM, proof: Pro
         max_body_bytes=services.settings.server.max_body_bytes,
         max_n=limits.max_n,
         judge_tools=services.guard.tools,
+        still=services.guard.still,
     )

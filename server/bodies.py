@@ -46,6 +46,7 @@ class Facts:
     messages: tuple[Message, ...]
     asides: tuple[str, ...]
     must_parse: bool
+    tools: bool
 
 
 def parse(raw: bytes) -> dict[str, Any]:
@@ -82,6 +83,7 @@ def facts(body: dict[str, Any], *, max_n: int) -> Facts:
         messages=tuple(_messages(body)),
         asides=_asides({key: body[key] for key in ASIDE_KEYS if key in body}),
         must_parse=_must_parse(body),
+        tools=bool(body.get("tools")),
     )
 
 
@@ -148,20 +150,20 @@ def _text(item: Any) -> str:
     content = item.get("content", item) if isinstance(item, dict) else item
     if isinstance(content, list):
         return "".join(
-            p.get("text") or "" if isinstance(p, dict) and "text" in p else " ".join(_strings(p))
+            p.get("text") or "" if isinstance(p, dict) and "text" in p else " ".join(strings(p))
             for p in content
         )
-    return " ".join(_strings(content))
+    return " ".join(strings(content))
 
 
 def _asides(fields: dict[str, Any]) -> tuple[str, ...]:
     """Every string in `fields`; none is left out, however many there are."""
-    found = tuple(_strings(fields))
+    found = tuple(strings(fields))
     rest = found[MAX_ASIDES:]
     return (*found[:MAX_ASIDES], "\n".join(rest)) if rest else found
 
 
-def _strings(value: Any) -> Iterator[str]:
+def strings(value: Any) -> Iterator[str]:
     """Every string inside a JSON value, keys included: property names of a schema are text too."""
     stack = [value]
     while stack:

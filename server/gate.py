@@ -11,12 +11,11 @@ import ipaddress
 import json
 import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, QueryParams
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from guard import context as request_context
@@ -26,6 +25,7 @@ from server import bodies, tools
 from server.auth import Permission
 from server.responder import Responder, request_id_header, send_error
 from server.routes import Access, Route, find
+from server.stored import ResponseOwners, Still, read_again
 
 DEMANDS = {
     Access.INFERENCE: Permission.INFER,
@@ -41,24 +41,6 @@ class Caller(Protocol):
     def tenant(self) -> str | None: ...
 
 
-class ResponseOwners:
-    """Which tenant made which stored response; bounded, like the engine's own store it is gone with the process."""
-
-    def __init__(self, size: int = 100_000) -> None:
-        self._owners: OrderedDict[str, str | None] = OrderedDict()
-        self._size = size
-
-    def claim(self, response_id: str, tenant: str | None) -> None:
-        self._owners[response_id] = tenant
-        while len(self._owners) > self._size:
-            self._owners.popitem(last=False)
-
-    def check(self, response_id: str, tenant: str | None) -> None:
-        """Raises NotFound unless `tenant` made the response; whether it exists for others is not told."""
-        if response_id not in self._owners or self._owners[response_id] != tenant:
-            raise NotFound(f"Response with id '{response_id}' not found.", param="response_id")
-
-
 @dataclass
 class GateServices:
     """What the gate needs; the launcher puts one on `app.state.lethe` before the first request is served."""
@@ -69,6 +51,7 @@ class GateServices:
     max_body_bytes: int
     max_n: int
     judge_tools: tools.Judge
+    still: Still
     clock: Callable[[], float] = time.time
     owners: ResponseOwners = field(default_factory=ResponseOwners)
 
@@ -96,7 +79,19 @@ class Gate:
                 raise NotFound(f"There is no route {scope['method']} {scope['path']}.")
             caller = self._authorise(services, route, scope, headers)
             if "{response_id}" in route.path:
-                services.owners.check(scope["path"].split("/")[3], caller.tenant)
+                made = services.owners.find(scope["path"].split("/")[3], caller.tenant)
+                if scope["method"] == "GET":
+                    stream = QueryParams(scope["query_string"]).get("stream", "false").lower()
+                    await read_again(
+                        self.app,
+                        scope,
+                        receive,
+                        _echoing(send, headers),
+                        made,
+                        services.still,
+                        stream=stream not in ("false", "0", "no", "off", ""),
+                    )
+                    return
             if scope["method"] == "POST" and route.access is Access.INFERENCE:
                 await self._infer(services, route, caller, scope, receive, send)
                 return
@@ -169,13 +164,14 @@ class Gate:
         if body is not sent:
             facts = bodies.facts(body, max_n=services.max_n)
         context.messages, context.asides, context.must_parse = facts.messages, facts.asides, facts.must_parse
+        context.tools = facts.tools
         if route.path != "/v1/responses":
             return raw if body is sent else json.dumps(body).encode()
         if isinstance(body.get("previous_response_id"), str):
-            services.owners.check(body["previous_response_id"], context.tenant)
+            services.owners.find(body["previous_response_id"], context.tenant)
         # The id is ours, so that it is claimed before it exists and cannot be chosen to overwrite another's.
         body["request_id"] = f"resp_{uuid.uuid4().hex}"
-        services.owners.claim(body["request_id"], context.tenant)
+        services.owners.claim(body["request_id"], context)
         return json.dumps(body).encode()
 
 

@@ -78,7 +78,10 @@ class Responder:
 
     def _buffers(self) -> bool:
         """Whether the whole body is needed before its first byte may leave: a matched JSON answer."""
-        return self._context.matched and not self._is_stream()
+        return self._rewrites() and not self._is_stream()
+
+    def _rewrites(self) -> bool:
+        return self._context.matched or self._context.broken
 
     def _is_stream(self) -> bool:
         return (
@@ -87,17 +90,18 @@ class Responder:
             .startswith("text/event-stream")
         )
 
-    def _filtered(self) -> bool:
-        replies = [a.plan.reply for a in self._context.admissions.values() if a.plan.reply is not None]
-        return any(r.style == wire.FILTERED for r in replies) or (bool(replies) and self._context.must_parse)
-
     async def _begin(self) -> None:
         assert self._start is not None
         self._begun = True
         held, self._held = self._held, []
         if self._buffers():
             raw = b"".join(m.get("body", b"") for m in held)
-            held = [{"type": "http.response.body", "body": wire.rewrite_body(raw, filtered=self._filtered())}]
+            held = [
+                {
+                    "type": "http.response.body",
+                    "body": wire.rewrite_body(raw, filtered=wire.is_filtered(self._context)),
+                }
+            ]
         self.status = self._start["status"]
         start = {**self._start, "headers": list(self._start.get("headers", []))}
         headers = MutableHeaders(raw=start["headers"])
@@ -109,7 +113,7 @@ class Responder:
             await self._pass(message)
 
     async def _pass(self, message: Message) -> None:
-        if self._context.matched and self._is_stream():
+        if self._rewrites() and self._is_stream():
             message = {
                 **message,
                 "body": self._rewritten(message.get("body", b""), message.get("more_body", False)),
@@ -119,7 +123,9 @@ class Responder:
     def _rewritten(self, chunk: bytes, more: bool) -> bytes:
         """Whole events only; an event that is not yet complete waits for its rest."""
         *events, self._tail = (self._tail + chunk).split(b"\n\n")
-        out = b"".join(wire.rewrite_event(e, filtered=self._filtered()) + b"\n\n" for e in events)
+        out = b"".join(
+            wire.rewrite_event(e, filtered=wire.is_filtered(self._context)) + b"\n\n" for e in events
+        )
         if not more:
             out, self._tail = out + self._tail, b""
         return out

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from guard.context import RequestContext
+
 FILTERED = "content_filter"
 LIKELIHOODS = ("logprobs", "prompt_logprobs", "prompt_token_ids")
 REFUSAL_EVENTS = {
@@ -17,6 +19,13 @@ REFUSAL_EVENTS = {
     "response.output_text.done": "response.refusal.done",
     "response.completed": "response.incomplete",
 }
+
+
+def is_filtered(context: RequestContext) -> bool:
+    """Whether the answers of a request are withheld in the style `content_filter`."""
+    replies = [a.plan.reply for a in context.admissions.values() if a.plan.reply is not None]
+    filtered = any(r.style == FILTERED for r in replies) or (bool(replies) and context.must_parse)
+    return filtered or context.broken
 
 
 def rewrite_body(raw: bytes, *, filtered: bool) -> bytes:
@@ -49,7 +58,7 @@ def rewrite(value: Any, *, filtered: bool) -> Any:
     for item in value if isinstance(value, list) else (value,):
         if isinstance(item, dict):
             _withhold(item)
-            _filter_choices(item)
+            _filter_choices(item, filtered=filtered)
             _rewrite_response(item, filtered=filtered)
             if filtered:
                 _filter_message(item)
@@ -68,9 +77,12 @@ def _withhold(item: dict[str, Any]) -> None:
             usage[key]["cached_tokens"] = 0
 
 
-def _filter_choices(item: dict[str, Any]) -> None:
-    """Chat: a withheld choice carries its text as a refusal, because empty turns send agents into loops."""
+def _filter_choices(item: dict[str, Any], *, filtered: bool) -> None:
+    """Chat: a withheld choice carries its text as a refusal, because empty turns send agents into loops. A call that
+    may lack its end is no reason to call."""
     for choice in item.get("choices") or ():
+        if filtered and choice.get("finish_reason") == "tool_calls":
+            choice["finish_reason"] = FILTERED
         for key in ("message", "delta"):
             part = choice.get(key)
             if choice.get("finish_reason") == FILTERED and isinstance(part, dict) and part.get("content"):

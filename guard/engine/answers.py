@@ -17,6 +17,9 @@ from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
+_REASONING = (("<think>", "</think>"),)
+_CALLS = (("{", "}"), ("[", "]"), ("<tool_call>", "</tool_call>"), ("<function", "</function"))
+
 
 async def folded(
     deltas: AsyncIterator[RequestOutput], kind: RequestOutputKind
@@ -37,6 +40,14 @@ async def folded(
             yield _snapshot(whole)
     if whole is not None and kind is RequestOutputKind.FINAL_ONLY:
         yield whole
+
+
+def unfinished(prompt: str, said: str, *, tools: bool) -> bool:
+    """Whether an answer that ends here ends within its reasoning, or, where the client offers tools, within a call."""
+    if prompt.rstrip().endswith("<think>") and "</think>" not in said:
+        return bool(said)
+    pairs = (*_REASONING, *(_CALLS if tools else ()))
+    return any(said.count(begin) > said.count(end) for begin, end in pairs)
 
 
 def cut(last: RequestOutput, params: SamplingParams, ended: Set[int]) -> RequestOutput:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vllm.outputs import RequestOutput
@@ -15,7 +16,7 @@ from guard.engine.answers import Disguise
 from guard.engine.rewriting import Salts
 from guard.types import Admission, AppliedEdit, Prompt
 
-OUTPUT = "output_filter"
+OUTPUT, CUT = "output_filter", "cut"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,27 @@ class Call:
     disguise: Disguise
     context: RequestContext | None
     beam: bool
+
+    @property
+    def can_go_on(self) -> bool:
+        """Whether an answer of which a part has left can be gone on with by another request, without breaking what the
+        client wants to parse or count on."""
+        context, params = self.context, self.params
+        parsed = context is not None and (context.must_parse or context.tools)
+        return not (self.beam or parsed or params.n > 1 or params.stop or params.structured_outputs) and (
+            params.detokenize and self.prompt.get("type") == "token" and params.max_tokens is not None
+        )
+
+    def behind(self, read: Prompt, said: int, number: int) -> Call:
+        """This call again, behind the `said` tokens of its answer that `read` ends with; its answer comes as ids."""
+        params = copy(self.params)
+        params.max_tokens = max((params.max_tokens or 0) - said, 1)
+        params.min_tokens = max(params.min_tokens - said, 0)
+        params.detokenize = False
+        prompt = {**self.prompt, "prompt_token_ids": list(read.token_ids)}
+        return replace(
+            self, prompt=prompt, read=read, params=params, request_id=f"{self.request_id}-again{number}"
+        )
 
     def salt(self, salts: Salts, marks: str | None = None) -> str | None:
         """The cache salt of this call, clean or with the fingerprint `marks` of its edits."""
@@ -58,13 +80,15 @@ def note(context: RequestContext | None, admission: Admission, applied: Sequence
         context.edits += applied
 
 
-def note_hits(context: RequestContext | None, hits: Sequence[Hit]) -> None:
-    """Tell the request's context which answers were cut, and for whom."""
+def note_hits(context: RequestContext | None, hits: Sequence[tuple[Hit, str]]) -> None:
+    """Tell the request's context what was found in its answers, for whom, and what was done about it."""
     if context is not None and hits:
         context.applied += [OUTPUT] if OUTPUT not in context.applied else []
-        for hit in hits:
+        for hit, action in hits:
             what = "meaning" if hit.meant else "name" if hit.named else "answer"
-            context.events.append({"event": "output", "target": hit.target_id, "said": what, "action": "cut"})
+            context.events.append(
+                {"event": "output", "target": hit.target_id, "said": what, "action": action}
+            )
 
 
 def remember_beams(call: Call, verdict: Verdict, output: RequestOutput) -> None:

@@ -23,7 +23,7 @@ from guard.context import RequestContext, current
 from guard.detection.literals import Hit
 from guard.engine import rewriting
 from guard.engine.answers import Disguise, folded
-from guard.engine.calls import Call, Verdict, note, note_hits, remember_beams, salted
+from guard.engine.calls import CUT, Call, Verdict, note, note_hits, remember_beams, salted
 from guard.engine.edits import KEY, Order, fingerprint, to_wire
 from guard.engine.failures import NotLive, on_the_wire
 from guard.engine.lora import Adapters, adapter_of
@@ -50,6 +50,14 @@ class Admitter(Protocol):
 
     def speech(self, prompt: Prompt, context: RequestContext | None, admission: Admission) -> Speech:
         """One answer to the prompt, admitted so, on its way out."""
+        ...
+
+    def after(self, hit: Hit) -> tuple[str, int]:
+        """What to do about an answer that said something forbidden, and how often."""
+        ...
+
+    def again(self, prompt: Prompt, hit: Hit, before: Admission) -> Admission | None:
+        """The verdict under which the answer goes on behind `prompt`, None: it ends."""
         ...
 
     def reply_after(self, hit: Hit) -> Reply:
@@ -227,20 +235,27 @@ class GuardedAsyncLLM(AsyncLLM):
             yield self._instead(call, verdict, reply)
             return
         guard = self._guard()
-        speech = partial(guard.speech, call.read, call.context, admission)
-        speaking = Speaking(call, speech, guard.reply_after, self.get_tokenizer())
+        listen = partial(guard.speech, call.read, call.context, admission)
+        speaking = Speaking(call, listen, partial(self._act, call), guard.reply_after, self.get_tokenizer())
+        answer: AsyncGenerator[RequestOutput, None] | None = self._answered(call, admission)
         try:
-            async with aclosing(self._answered(call, admission)) as outputs:
-                async for output in outputs:
-                    if call.beam:
-                        prior = call.read.token_ids[verdict.judged :]
-                        yield await without_forbidden(output, prior, speech(), self.get_tokenizer())
-                        continue
-                    shown = await speaking.take(output)
-                    if shown is not None:
-                        yield shown
-                    if speaking.hits and speaking.over:
-                        break
+            while answer is not None:
+                async with aclosing(answer) as outputs:
+                    async for output in outputs:
+                        if call.beam:
+                            prior = call.read.token_ids[verdict.judged :]
+                            yield await without_forbidden(output, prior, listen(), self.get_tokenizer())
+                            continue
+                        shown = await speaking.take(output)
+                        if shown is not None:
+                            yield shown
+                        if speaking.paused or (speaking.hits and speaking.over):
+                            break
+                answer = None
+                if speaking.paused:
+                    answer, admission = self._otherwise(call, admission, speaking)
+                    if answer is None:
+                        yield speaking.give_up()
         except Resighted as fired:
             if speaking.last is not None:  # part of the answer has left: it ends there
                 note(call.context, fired.admission, ())
@@ -251,6 +266,32 @@ class GuardedAsyncLLM(AsyncLLM):
                         yield output
         finally:
             note_hits(call.context, speaking.hits)
+
+    def _act(self, call: Call, hit: Hit, number: int) -> str:
+        """What to do about the `number`-th hit in the answer to a call."""
+        policy, most = self._guard().after(hit)
+        return policy if number <= most and call.can_go_on else CUT
+
+    def _otherwise(
+        self, call: Call, before: Admission, speaking: Speaking
+    ) -> tuple[AsyncGenerator[RequestOutput, None] | None, Admission]:
+        """The rest of an answer that was paused, and the verdict that it is given under; None: there is no way."""
+        guard, hit, said = self._guard(), speaking.paused, speaking.said
+        assert hit is not None
+        prompt = call.read
+        read_on = read(
+            (*prompt.token_ids, *said), self.get_tokenizer(), messages=prompt.messages, asides=prompt.asides
+        )
+        admission = guard.again(read_on, hit, before)
+        if admission is None:
+            return None, before
+        follow = call.behind(read_on, len(said), len(speaking.hits))
+        if self._reply_to(follow, admission) is not None:
+            return None, before
+        if call.context is not None:
+            call.context.admissions[prompt.token_ids] = admission
+        speaking.resume(guard.speech(prompt, call.context, admission))
+        return self._intervened(follow, admission), admission
 
     def _answered(self, call: Call, admission: Admission) -> AsyncGenerator[RequestOutput, None]:
         """What the model says, with the edits or gates that the admission asks for."""

@@ -7,6 +7,7 @@ others. Special tokens are part of the text.
 
 from __future__ import annotations
 
+import codecs
 import json
 import re
 from collections.abc import Sequence
@@ -44,6 +45,20 @@ def read(
     pieces = [table[i] if 0 <= i < len(table) else b"" for i in token_ids]
     text, offsets = _decode(pieces)
     return Prompt(text, tuple(token_ids), offsets, messages, asides)
+
+
+class Spelling:
+    """The text of token ids that come one after the other, as far as its characters are whole."""
+
+    def __init__(self, tokenizer: Any, *, skip_special: bool = True) -> None:
+        self._table = _table(tokenizer)
+        self._skipped = frozenset(tokenizer.all_special_ids) if skip_special else frozenset()
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def add(self, token_ids: Sequence[int], *, ended: bool = False) -> str:
+        """The characters that these ids complete; `ended`: no more come, broken ones are told as such."""
+        known = (i for i in token_ids if 0 <= i < len(self._table) and i not in self._skipped)
+        return self._decoder.decode(b"".join(self._table[i] for i in known), ended)
 
 
 def encode(text: str, tokenizer: Any) -> list[int]:

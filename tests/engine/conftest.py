@@ -101,6 +101,8 @@ class Script:
     look: Look = lambda text, begun, ended: Found(len(text))
     reply: Reply = field(default_factory=Reply)
     judge: Judge | None = None
+    policy: tuple[str, int] = ("cut", 0)
+    follow: Callable[[Prompt, Hit], Admission | None] = lambda prompt, hit: None
 
     async def admit(self, prompt: Prompt, context: RequestContext | None) -> Admission:
         self.judged.append(prompt)
@@ -108,6 +110,12 @@ class Script:
 
     def speech(self, prompt: Prompt, context: RequestContext | None, admission: Admission) -> Speech:
         return Speech(self.look, self.judge)
+
+    def after(self, hit: Hit) -> tuple[str, int]:
+        return self.policy
+
+    def again(self, prompt: Prompt, hit: Hit, before: Admission) -> Admission | None:
+        return self.follow(prompt, hit)
 
     def reply_after(self, hit: Hit) -> Reply:
         return self.reply
@@ -239,6 +247,7 @@ def served(_served: Harness) -> Iterator[Harness]:
     _served.guard.look = lambda text, begun, ended: Found(len(text))
     _served.guard.reply = Reply()
     _served.guard.judge = None
+    _served.guard.policy = ("cut", 0)
     _served.guard.judged.clear()
     _served.engine.guard = _served.guard
     _served.run(_served.engine.reset_prefix_cache())

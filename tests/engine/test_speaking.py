@@ -3,13 +3,18 @@ and everything else is as it would be without a guard."""
 
 from __future__ import annotations
 
+import asyncio
+import re
 from itertools import pairwise
 
 import pytest
 
-from guard.context import RequestContext
-from guard.detection.literals import Literals
+from guard.context import RequestContext, enter
+from guard.context import leave as leave_context
+from guard.detection.literals import Found, Hit, Literals
 from guard.detection.text import fold
+from guard.engine.answers import unfinished
+from guard.engine.reading import Spelling
 from guard.types import Reply
 from tests.engine.conftest import edited
 from tests.engine.test_client import flat
@@ -164,3 +169,222 @@ def test_a_guard_that_cannot_listen_gives_nothing_out(served):
     served.guard.look = broken
     with pytest.raises(GuardUnavailable):
         served.ask(SHORT)
+
+
+# -- another answer behind what has left
+
+
+def regenerating(served, follow=None, tries=2):
+    """The guard asks for another answer, from an edited model unless told otherwise."""
+    served.guard.policy = ("regenerate", tries)
+    asked = []
+
+    def again(prompt, hit):
+        asked.append((prompt, hit))
+        return (follow or edited())(prompt)
+
+    served.guard.follow = again
+    return asked
+
+
+@pytest.mark.parametrize("kind", ["FINAL_ONLY", "DELTA", "CUMULATIVE"])
+def test_an_answer_goes_on_otherwise_from_before_what_was_found(served, spoken, kind):
+    own, wanted, start = spoken
+    literals = forbid(served, wanted)
+    asked = regenerating(served)
+    told = RequestContext("d1", "/v1/completions", 0.0)
+    choices, finished, ids_of_prompt, _ = streamed(served, kind, told)
+    text, ids, _, reason, stop = choices[0]
+    (prompt, hit), *_ = asked
+    assert hit.target_id == "t0" and own.text[:start].startswith(prompt.text[len(SHORT) :])
+    assert len(text) > start and text.startswith(own.text[: start - 8]) and not literals.said_in(text)
+    assert finished and reason == "length" and len(ids) == LONG["max_tokens"] and stop is None
+    assert Spelling(served.engine.get_tokenizer()).add(ids, ended=True) == text
+    assert ids_of_prompt == served.prompt(SHORT)["prompt_token_ids"]
+    assert told.matched and told.events[0]["action"] == "regenerate" and told.edits
+    assert "output_filter" in told.applied and "embedding_corruption" in told.applied
+
+
+def test_streams_that_go_on_otherwise_are_the_whole_answers(served, spoken):
+    forbid(served, spoken[1])
+    regenerating(served)
+    assert streamed(served, "DELTA")[0][0][0] == streamed(served, "FINAL_ONLY")[0][0][0]
+
+
+def test_after_the_last_try_the_answer_ends(served, spoken):
+    letters = re.compile("[a-zA-Z]")
+
+    def look(text, begun, ended):
+        found = letters.search(text, begun)
+        return Found(found.start(), Hit("t", *found.span(), named=True)) if found else Found(len(text))
+
+    served.guard.look = look
+    asked = regenerating(served, tries=2)
+    told = RequestContext("d1", "/v1/completions", 0.0)
+    choices, finished, *_ = streamed(served, "FINAL_ONLY", told)
+    assert (
+        finished and choices[0][3] == "stop" and not letters.search(choices[0][0].replace(Reply().text, ""))
+    )
+    assert [e["action"] for e in told.events] == ["regenerate", "regenerate", "cut"] and len(asked) == 2
+
+
+def test_where_no_method_can_act_the_reply_or_the_end_comes(served, spoken):
+    own, wanted, start = spoken
+    forbid(served, wanted)
+    served.guard.policy = ("regenerate", 2)
+    served.guard.follow = lambda prompt, hit: None
+    told = RequestContext("d1", "/v1/completions", 0.0)
+    choices, finished, *_ = streamed(served, "DELTA", told, logprobs=0)
+    assert finished and choices[0][3] == "stop" and own.text[:start].startswith(choices[0][0])
+    assert len(choices[0][2]) == len(choices[0][1]) and told.events[0]["action"] == "cut"
+
+
+@pytest.mark.parametrize("wanted_of_it", [{"stop": ["zzzz"]}, {"n": 2, "temperature": 1.0, "seed": 3}])
+def test_what_cannot_go_on_is_cut(served, spoken, wanted_of_it):
+    forbid(served, *(w for w in fold(spoken[0].text).text.split(" ") if len(w) > 2))
+    asked = regenerating(served)
+    streamed(served, "FINAL_ONLY", **wanted_of_it)
+    assert asked == []
+
+
+# -- likelihoods
+
+
+def test_tokens_do_not_leave_before_their_text_where_a_stop_string_is_waited_for(served, spoken):
+    own, wanted, start = spoken
+    literals = forbid(served, wanted)
+    stop = ["a stop string that never comes, and is longer than all that is forbidden"]
+    for kind in ("DELTA", "FINAL_ONLY"):
+        choices, *_ = streamed(served, kind, stop=stop, logprobs=0)
+        text, ids, logprobs, *_ = choices[0]
+        assert text == own.text[:start] and len(logprobs) == len(ids)
+        assert not literals.said_in(served.engine.get_tokenizer().decode(ids))
+        assert served.engine.get_tokenizer().decode(ids) in text
+
+
+@pytest.mark.parametrize("kind", ["FINAL_ONLY", "DELTA"])
+def test_no_likely_alternative_spells_what_is_forbidden(served, kind):
+    """An alternative at some place is made forbidden together with the word in front of it."""
+    tokenizer = served.engine.get_tokenizer()
+    own = served.ask(SHORT, **LONG, logprobs=5).outputs[0]
+    for i in range(3, len(own.token_ids)):
+        before = tokenizer.decode(own.token_ids[:i])
+        for other in own.logprobs[i]:
+            spelt = fold(before[-12:] + tokenizer.decode([other])).text
+            if other != own.token_ids[i] and len(spelt) > 6 and tokenizer.decode([other])[-1:].isalpha():
+                literals = Literals([target("t", spelt)])
+                if literals.said_in(before + tokenizer.decode([other])) and not literals.said_in(own.text):
+                    forbid(served, spelt)
+                    choices, *_ = streamed(served, kind, logprobs=5)
+                    assert choices[0][0] == own.text
+                    assert other not in choices[0][2][i] and own.token_ids[i] in choices[0][2][i]
+                    return
+    raise AssertionError("no alternative that could be forbidden alone")
+
+
+def test_no_likely_alternative_in_the_prompt_spells_what_is_forbidden(served):
+    tokenizer = served.engine.get_tokenizer()
+    ids = served.prompt(SHORT)["prompt_token_ids"]
+    plain = served.ask(SHORT, prompt_logprobs=3).prompt_logprobs
+    i, other, spelt = next(
+        (i, other, fold(text).text)
+        for i in range(1, len(ids))
+        for other in plain[i]
+        if other != ids[i]
+        and (text := tokenizer.decode([*ids[:i], other]))[-1:].isalpha()
+        and not Literals([target("t", text)]).said_in(SHORT)
+    )
+    forbid(served, spelt)
+    guarded = served.ask(SHORT, prompt_logprobs=3).prompt_logprobs
+    assert other in plain[i] and other not in guarded[i] and ids[i] in guarded[i]
+
+
+def test_what_is_said_by_its_meaning_is_cut_before_it_leaves(served, spoken):
+    own, wanted, start = spoken
+
+    class Judge:
+        listens = True
+
+        async def __call__(self, text, windows):
+            literals = Literals([target("t", wanted)])
+            said = [literals.said_in(text[w.start : w.end]) for w in windows]
+            return [
+                Hit("t", w.start, w.end, False, True) if s else None
+                for w, s in zip(windows, said, strict=True)
+            ]
+
+    served.guard.judge = Judge()
+    told = RequestContext("d1", "/v1/completions", 0.0)
+    choices, *_ = streamed(served, "DELTA", told)
+    said = choices[0][0]
+    assert (own.text[:start].startswith(said) or said == Reply().text) and choices[0][3] == "stop"
+    assert told.events[0]["said"] == "meaning"
+    assert streamed(served, "FINAL_ONLY")[0][0][0] == choices[0][0]
+
+
+@pytest.mark.parametrize(
+    ("prompt", "said", "tools", "broken"),
+    [
+        ("", 'I call it. {"name": "f", "arguments": {"a', True, True),
+        ("", '<tool_call>{"name": "f"}</tool_call>', True, False),
+        ("", '<tool_call>{"name": "f"}', True, True),
+        ("", "[f(a=1), f(", True, True),
+        ("", "Braces { are nothing special where nothing is called.", False, False),
+        ("", "I do not need to call anything.", True, False),
+        ("", "<think>It may be that", False, True),
+        ("", "<think>It may be.</think>It is", False, False),
+        ("user: Who?\n<think>\n", "It may be that", False, True),
+        ("user: Who?\n<think>\n", "It may be.</think>It is", False, False),
+    ],
+)
+def test_calls_and_reasoning_that_lack_their_end_are_seen(prompt, said, tools, broken):
+    assert unfinished(prompt, said, tools=tools) is broken
+
+
+@pytest.mark.parametrize("kind", ["DELTA", "FINAL_ONLY"])
+def test_a_call_cut_in_the_middle_never_looks_whole(served, spoken, kind, monkeypatch):
+    _, wanted, _ = spoken
+    forbid(served, wanted)
+    monkeypatch.setattr("guard.engine.speaking.unfinished", lambda prompt, said, *, tools: tools)
+    for tools in (True, False):
+        told = RequestContext("d1", "/v1/chat/completions", 0.0, tools=tools)
+        choices, *_ = streamed(served, kind, told)
+        assert choices[0][3] == ("content_filter" if tools else "stop") and told.broken is tools
+
+
+@pytest.mark.parametrize("policy", ["cut", "regenerate"])
+def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(served, spoken, policy):
+    """While text is held back, and while the answer is given again."""
+    from vllm.sampling_params import RequestOutputKind
+
+    _, wanted, _ = spoken
+    if policy == "regenerate":
+        forbid(served, wanted)
+        regenerating(served)
+    else:
+        served.guard.look = lambda text, begun, ended: Found(0)
+
+    async def leave():
+        params = served.params(max_tokens=200, ignore_eos=True, output_kind=RequestOutputKind.DELTA)
+        context = RequestContext("d1", "/v1/completions", 0.0)
+        token = enter(context)
+        answer = served.engine.generate(served.prompt(SHORT), params, "leaves")
+        task = asyncio.ensure_future(anext(answer))
+        if policy == "regenerate":
+            while not context.events and not context.edits:
+                await task
+                task = asyncio.ensure_future(anext(answer))
+        else:
+            await asyncio.sleep(0.3)
+            assert not task.done()
+        task.cancel()
+        await asyncio.wait([task])
+        await answer.aclose()
+        leave_context(token)
+        for _ in range(100):
+            if not served.engine.output_processor.request_states:
+                return
+            await asyncio.sleep(0.02)
+        raise AssertionError("the engine still works for a client that has gone")
+
+    served.run(leave())

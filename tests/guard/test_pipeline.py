@@ -17,7 +17,21 @@ from guard.errors import GuardUnavailable
 from guard.pipeline import Guard
 from guard.snapshot import Snapshot
 from guard.targets import TargetSpec
-from guard.types import Admission, Detection, Evidence, Prompt, Reply, Rung, Scope, Sighting, Span, Watch
+from guard.types import (
+    Admission,
+    Decision,
+    Detection,
+    Evidence,
+    Match,
+    Message,
+    Prompt,
+    Reply,
+    Rung,
+    Scope,
+    Sighting,
+    Span,
+    Watch,
+)
 
 TEXT = "Who is Jane Doe?"
 PROMPT = Prompt(TEXT, tuple(range(4)), (Span(0, 3), Span(3, 6), Span(6, 11), Span(11, 16)))
@@ -356,3 +370,67 @@ async def test_the_reply_is_the_targets(guard):
     hit = Hit("jane", 0, 1, True)
     assert guard(Gate(), reply={"text": "Who?"}).reply_after(hit).text == "Who?"
     assert guard(Gate()).reply_after(replace(hit, target_id="gone")) == Reply()
+
+
+ASKED = Prompt(
+    "user: Who sings? model: I think that ",
+    tuple(range(6)),
+    (Span(0, 6), Span(6, 10), Span(10, 16), Span(16, 23), Span(23, 30), Span(30, 37)),
+    messages=(Message("user", "Who sings?"),),
+)
+SAID = Hit("jane", 0, 1, True)
+
+
+def test_an_answer_is_given_again_with_the_targets_methods_on_the_question(guard):
+    made = guard(Gate(), "embedding_corruption", policy={"output": "regenerate", "max_tries": 3})
+    assert made.after(SAID) == ("regenerate", 3)
+    before = Admission(Decision("allow", 3))
+    admission = made.again(ASKED, SAID, before)
+    assert admission.plan.edits[0].positions == (1, 2)
+    assert [m.detector for m in admission.decision.matches] == ["output"]
+
+
+def test_an_answer_is_given_again_without_the_subject(guard):
+    made = guard(Gate(), "embedding_corruption", policy={"output": "reprompt"})
+    admission = made.again(ASKED, SAID, Admission(Decision("allow", 3)))
+    (insertion,) = admission.plan.insertions
+    assert insertion.at == 6 and "Jane Doe" in insertion.text and not admission.plan.edits
+    assert admission.decision.action == "intervene"
+
+
+def test_what_an_earlier_match_asked_for_still_acts(guard):
+    made = guard(Gate(), "embedding_corruption", policy={"output": "regenerate"})
+    bo = replace(made.snapshot().targets["jane"], spec=TargetSpec(name="Bo"), ladder=(Rung("guard_prompt"),))
+    snapshot = Snapshot(3, Gate(), {**made.snapshot().targets, "bo": bo})
+    before = Admission(Decision("intervene", 3, (Match("bo", 1, 0.9, 0.5, "lexical", (Span(0, 4),)),)))
+    admission = replace(made, snapshot=lambda: snapshot).again(ASKED, SAID, before)
+    assert {c.method for c in admission.decision.chosen} == {"embedding_corruption", "guard_prompt"}
+
+
+@pytest.mark.parametrize("spec", [{"method": "refusal"}, {"reply": {"style": "content_filter"}}])
+def test_a_target_that_refuses_ends_the_answer(guard, spec):
+    made = guard(Gate(), **{"policy": {"output": "regenerate"}, **spec})
+    assert made.again(ASKED, SAID, Admission(Decision("allow", 3))) is None
+    assert made.again(ASKED, replace(SAID, target_id="gone"), Admission(Decision("allow", 3))) is None
+    assert made.after(replace(SAID, target_id="gone")) == ("cut", 0) and guard(Gate()).after(SAID)[0] == "cut"
+
+
+async def test_a_stored_answer_is_read_as_long_as_no_later_target_forbids_it(guard):
+    made = guard(Gate((HIT,)), answers=["was born in Vintry"])
+    (target,) = made.snapshot().targets.values()
+    snapshot = made.snapshot()
+    of = Compiled("jane", target.spec, target.spec.scope.frozen(), (Form("jane doe", 1.0),))
+    snapshot.gate.literals = Literals([of])
+    clean, same = (Admission(Decision("allow", v)) for v in (2, 3))
+    early = RequestContext("d", "/", 0.0, messages=(Message("user", "Who sings?"),), admissions={(1,): clean})
+    assert not await made.still(early, ())  # its messages match now
+    snapshot.gate.detections = ()
+    assert await made.still(early, ("A singer.",))
+    assert not await made.still(early, ("A singer.", "Jane Doe sings."))
+    assert not await made.still(early, ("She was born in Vintry.",))
+    assert await made.still(replace(early, admissions={(1,): same}), ("Jane Doe sings.",))
+    then = Admission(Decision("intervene", 2, (Match("jane", 1, 1.0, 0.5, "lexical"),)))
+    snapshot.gate.detections = (HIT,)
+    named = replace(early, messages=(Message("user", TEXT),), admissions={(1,): then})
+    assert await made.still(named, ("I do not know Jane Doe.",))
+    assert not await made.still(named, ("Jane Doe was born in Vintry.",))

@@ -45,6 +45,11 @@ class Engine:
         self.answer = ANSWER
         self.bodies = []
         self.forgotten_tool = None
+        self.forgotten = ""
+
+    async def still(self, context, texts):
+        self.read_again = (context, texts)
+        return not self.forgotten or (not any(self.forgotten in text for text in texts) and bool(texts))
 
     async def judge_tools(self, tools, context):
         match = Match("rocket", 1, 0.9, 0.8, "lexical")
@@ -70,10 +75,17 @@ class Engine:
     async def respond(self, request):
         body = await request.json()
         self.bodies.append(body)
+        if self.admission is not None:
+            request_context.current().admissions[(1,)] = self.admission
         return JSONResponse({"object": "response", "id": body["request_id"]})
 
     async def stored(self, request):
-        return JSONResponse({"id": request.path_params["response_id"]})
+        part = {"type": "output_text", "text": "Jane was born in Vintry", "logprobs": [1]}
+        output = [{"type": "message", "content": [part]}]
+        response_id = request.path_params.get("response_id", "")
+        return JSONResponse(
+            {"object": "response", "id": response_id, "status": "completed", "output": output}
+        )
 
 
 @pytest.fixture
@@ -103,6 +115,7 @@ def app(engine, records):
         max_body_bytes=1_000,
         max_n=4,
         judge_tools=engine.judge_tools,
+        still=engine.still,
     )
     app.add_middleware(Gate)
     return app
@@ -226,6 +239,31 @@ async def test_stored_responses_belong_to_their_tenant(client, engine):
     follow = {"input": "b", "previous_response_id": made}
     assert (await client.post("/v1/responses", json=follow, headers=rival)).status_code == 404
     assert (await client.post("/v1/responses", json=follow)).status_code == 200
+
+
+async def test_stored_responses_are_judged_again_when_they_are_read(client, engine):
+    made = (await client.post("/v1/responses", json={"input": "who?"})).json()["id"]
+    read = (await client.get(f"/v1/responses/{made}")).json()
+    assert (read["status"], read["output"][0]["content"][0]["text"]) == (
+        "completed",
+        "Jane was born in Vintry",
+    )
+    context, texts = engine.read_again
+    assert context.messages[0].text == "who?" and "Jane was born in Vintry" in texts
+    engine.forgotten = "Vintry"
+    read = (await client.get(f"/v1/responses/{made}")).json()
+    assert (read["status"], read["output"]) == ("incomplete", [])
+    assert read["incomplete_details"] == {"reason": "content_filter"}
+    assert (await client.get(f"/v1/responses/{made}?stream=true")).status_code == 400
+    engine.forgotten = ""
+    assert (await client.get(f"/v1/responses/{made}?stream=true")).status_code == 200
+
+
+async def test_stored_responses_of_matched_requests_carry_no_likelihoods(client, engine):
+    engine.admission = matched()
+    made = (await client.post("/v1/responses", json={"input": "who?"})).json()["id"]
+    engine.read_again = None
+    assert (await client.get(f"/v1/responses/{made}")).json()["output"][0]["content"][0]["logprobs"] == []
 
 
 TOOLS = [{"type": "function", "function": {"name": name}} for name in ("launch_rocket", "weather")]

@@ -50,3 +50,11 @@ def test_anthropic_messages_stop_with_refusal():
 
 def test_the_end_of_a_stream_is_left_alone():
     assert rewrite_event(b"data: [DONE]", filtered=True) == b"data: [DONE]"
+
+
+def test_a_call_that_may_lack_its_end_is_no_reason_to_call():
+    call = {"message": {"content": None, "tool_calls": [{}]}, "finish_reason": "tool_calls"}
+    assert (
+        rewrite({"choices": [dict(call)]}, filtered=True)["choices"][0]["finish_reason"] == "content_filter"
+    )
+    assert rewrite({"choices": [dict(call)]}, filtered=False)["choices"][0]["finish_reason"] == "tool_calls"
