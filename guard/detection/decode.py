@@ -19,6 +19,7 @@ import numpy as np
 
 from guard.detection.ciphers import ciphers, unreadable
 from guard.detection.codes import CODED, RESPELT, Patch, joined
+from guard.detection.sounds import sounded
 from guard.types import Span
 
 DEPTH = 4
@@ -172,7 +173,16 @@ def _joined(places: Iterable[tuple[int, int]], gap: int) -> Iterator[tuple[int, 
 
 
 def _for_names(view: Hidden) -> Iterator[Hidden]:
-    """Letters one by one or without spaces, joined; and words with signs inside, in both ways of reading them."""
+    """Letters one by one or without spaces, joined; words with signs inside, in both ways of reading them; and words
+    of other scripts as they sound."""
+    for read in sounded(view.text):
+        texts, starts, ends = zip(*read.parts, strict=True)
+        counts = [len(text) for text in texts]
+        places = (
+            np.repeat(view.starts[list(starts)], counts),
+            np.repeat(view.ends[np.array(ends) - 1], counts),
+        )
+        yield Hidden("".join(texts), *places, "letters" if read.joined else "words")
     apart = (match.span() for match in _ONE_BY_ONE.finditer(view.text))
     for start, end in (*apart, *joined(view.text)):
         at = np.array([i for i in range(start, end) if view.text[i].isalpha()])

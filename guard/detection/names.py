@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from guard.detection.background_words import COMPANY_ENDS, FIRST, LAST, TITLE_HEADS, TITLE_TAILS
 from guard.detection.base import Form
 from guard.detection.codes import rot13
+from guard.detection.sounds import spellings, transliterated
 from guard.detection.text import fold
 from guard.targets import TargetSpec
 
@@ -70,6 +71,9 @@ def forms(spec: TargetSpec) -> tuple[Form, ...]:
         if found[text] == 1.0:
             for variant in _misspelt(text):
                 found.setdefault(variant, MISSPELT)
+    for name in spec.names():
+        for variant in spellings(name):
+            found.setdefault(variant, MISSPELT)
     return tuple(Form(text, score) for text, score in found.items() if text)
 
 
@@ -89,6 +93,8 @@ def _misspelt(text: str) -> Iterator[str]:
 def _variants(name: str, entity: bool) -> Iterator[str]:
     """Folded derived forms of one name."""
     text = fold(name).text
+    if latin := transliterated(name):
+        yield fold(latin).text
     last, comma, first = name.partition(",")
     if comma and entity and first.strip() and len(name.split()) <= 5:
         yield fold(f"{first} {last}").text
