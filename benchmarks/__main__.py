@@ -1,4 +1,5 @@
-"""`python -m benchmarks unmatched | sites`: guarded against bare vLLM, in paired alternation; `detection` alone."""
+"""`python -m benchmarks unmatched | sites`: guarded against bare vLLM, in paired alternation; `detection` and `pooling`
+need no server."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ from pathlib import Path
 import click
 
 from benchmarks.detection import detection
+from benchmarks.pooling import pooling
 from benchmarks.sites import sites
 from evals import serve
 from evals.admin import Admin
@@ -113,6 +115,7 @@ def unmatched(requests: int, concurrency: int, rounds: int, out: Path) -> None:
 
 
 main.add_command(detection)
+main.add_command(pooling)
 main.add_command(sites)
 
 if __name__ == "__main__":

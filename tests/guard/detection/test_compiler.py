@@ -184,6 +184,8 @@ def test_a_pooled_target_finds_its_questions_and_nobody_else_s(
     assert "classifier" in detectors_of("Which awards has Marenko received?", target)["ilva"]
     assert detectors_of("Which awards has Sandor Pelle received?", target) == {}
     assert np.array_equal(target.vectors, calibrated.vectors) and target.texts == calibrated.texts
+    typical = np.concatenate([one.ceilings for one in experienced._pool._measured[3, False]])
+    assert target.ceilings.min() >= np.float32(np.median(typical)) > 0.3
 
 
 def test_pooling_embeds_the_registered_texts_alone(
