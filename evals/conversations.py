@@ -289,6 +289,15 @@ WHOLE: frozenset[Form] = frozenset(
 )
 """Forms of any question, also of one without a subject."""
 
+
+def takes(form: Form, case: Case) -> bool:
+    """Whether the case can be put in this form: most need a subject, and only people have a family name."""
+    words = case.subject.split()
+    if form is last_name_first and not (words and words[0] != "The" and all(w[0].isupper() for w in words)):
+        return False
+    return bool(case.subject) or form in WHOLE
+
+
 _WHO = re.compile(
     r"^(?:who (?:is|was)|identify|(?:can you )?name|(?:can you tell me |what is |what's )?"
     r"(?:the |this )?(?:\w+ )?(?:name|appellation) of)\s+(.*?)[?.]*$",

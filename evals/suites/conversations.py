@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from evals.cases import Cases
-from evals.conversations import FORMS, WHOLE, Case, Group, Talk
+from evals.conversations import FORMS, Case, Group, Talk, takes
 from evals.report import Report, as_cell
 from evals.suites.detection import register
 from guard.decide import precise
@@ -84,7 +84,7 @@ def _judge(setting: Setting, gate: Gate, seed: int, sample: int) -> Iterable[Jud
     for group in setting.groups:
         for form, build in FORMS[group].items():
             for case in cases:
-                if case.subject or build in WHOLE:
+                if takes(build, case):
                     talk = build(case, random.Random(f"{seed}\x00{form}\x00{case.id}"))
                     found, *_ = gate.detect(talk.prompt())
                     yield _judged(setting.name, group, form, case, talk, found)

@@ -16,10 +16,13 @@ _SHORTEST_SENTENCE = 3  # words; shorter ones mean nothing by themselves
 # scripts without spaces between words: two characters count as a word
 _DENSE = r"\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_DENSE}]{{1,2}}|[^\s{_DENSE}]{{1,48}}")
-_SENTENCE_END = re.compile(r"[.!?\u3002\uff01\uff1f]+[\"'\u201d\u2019)\]]*(?=\s|$)|[\u3002\uff01\uff1f]|\n+")
+_SENTENCE_END = re.compile(
+    r"[.!?\u3002\uff01\uff1f]+[\"'\u201d\u2019)\]]*(?=\s|$)|[.!?][\"\u201d](?=[,;}\]])|[\u3002\uff01\uff1f]|\n+"
+)
 _OPENING = re.compile(
-    r"(?<=\w )(?:Who|Whom|Whose|What|When|Where|Which|Why|How|Can|Could|Did|Do|Does|Has|Have|Is|Are|Was|Were|Will|"
-    r"Would|Tell|Give|Name|Describe|Explain|List|Please|Write)(?= [a-z])"
+    r"(?:(?<=\w )|(?<=: )|(?<=[\"'\u201c\u2018(\[{>]))"
+    r"(?:Who|Whom|Whose|What|When|Where|Which|Why|How|Can|Could|Did|Do|Does|Has|Have|Is|Are|Was|Were|Will|Would|"
+    r"Tell|Give|Name|Describe|Explain|List|Please|Write)(?= [a-z])"
 )
 _ABBREVIATION = re.compile(r"(?:\b[A-Z]|\b(?:Mr|Mrs|Ms|Dr|Prof|St|Jr|Sr|vs|etc|e\.g|i\.e|No))\.$")
 

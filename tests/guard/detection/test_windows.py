@@ -70,3 +70,8 @@ def test_a_question_behind_a_sentence_without_an_end_is_a_window_of_its_own() ->
     text = "the harvest was good and the barns are full of Who is the miller of Tarvala?"
     found = [window.text for window in windows(text, max_chars=250)]
     assert "Who is the miller of Tarvala?" in found and text in found
+
+
+def test_a_question_in_a_tools_answer_is_a_window_of_its_own() -> None:
+    text = '{"id": 17, "question": "Who is the miller of Tarvala?", "state": "open"}'
+    assert any(w.text.strip('"') == "Who is the miller of Tarvala?" for w in windows(text, max_chars=250))
