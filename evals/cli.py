@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -253,6 +254,12 @@ def swap(
 @click.option("--base-url", required=True, help="The guarded server, without targets that match the items.")
 @options.admin_key_option
 @options.items_option()
+@click.option(
+    "--targets-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Names and aliases of the items' entities, JSON lines: facts are registered in other words too.",
+)
+@click.option("--bare-url", help="The same model unguarded: both are timed in turns.")
 @click.option("--max-tokens", type=click.IntRange(1), default=64, show_default=True)
 @click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True)
 @options.common_options("output")
@@ -260,6 +267,8 @@ def output(
     base_url: str,
     admin_key: str | None,
     items_path: Path,
+    targets_file: Path | None,
+    bare_url: str | None,
     max_tokens: int,
     concurrency: int,
     seed: int,
@@ -270,14 +279,25 @@ def output(
 
     \b
     Example:
-      LETHE_ADMIN_KEY=... python -m evals output --base-url http://127.0.0.1:8000
+      LETHE_ADMIN_KEY=... python -m evals output --base-url http://127.0.0.1:8000 \\
+        --targets-file demo/targets.jsonl
     """
     items = options.read_items(items_path)
+    lines = targets_file.read_text(encoding="utf-8").splitlines() if targets_file else []
 
     async def work() -> Report:
-        async with Client(base_url, admin_key) as client:
+        async with AsyncExitStack() as stack:
+            client = await stack.enter_async_context(Client(base_url, admin_key))
+            bare = await stack.enter_async_context(Client(bare_url)) if bare_url else None
             return await output_suite.run(
-                items, client, Admin(client), seed=seed, max_tokens=max_tokens, concurrency=concurrency
+                items,
+                client,
+                Admin(client),
+                targets=[json.loads(line) for line in lines],
+                bare=bare,
+                seed=seed,
+                max_tokens=max_tokens,
+                concurrency=concurrency,
             )
 
     options.finish(options.drive(work()), out, rows=rows, items_path=items_path)

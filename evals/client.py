@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -43,7 +44,7 @@ class Request:
 @dataclass(slots=True)
 class Answer:
     """What came back. `tops[i]` are the best log-probabilities at token i, best first; `completion_tokens` are as
-    the server counted them, for whole answers."""
+    the server counted them, for whole answers; `first_s` are the seconds to the first text of a stream."""
 
     status: int = 200
     text: str = ""
@@ -52,6 +53,7 @@ class Answer:
     tops: list[tuple[float, ...]] = field(default_factory=list)
     finish_reason: str | None = None
     completion_tokens: int = 0
+    first_s: float = 0.0
     decision_id: str | None = None
     error: str | None = None
 
@@ -187,6 +189,7 @@ class Client:
         return answer
 
     async def _stream(self, path: str, body: dict[str, Any]) -> Answer:
+        started = time.perf_counter()
         async with self._http.stream("POST", path, json=body) as response:
             answer = Answer(status=response.status_code, decision_id=response.headers.get(DECISION_HEADER))
             if response.status_code != 200:
@@ -205,6 +208,8 @@ class Client:
                         answer.error = str(chunk["error"])[:500]
                     for choice in chunk.get("choices") or ():
                         _take(answer, choice)
+                    if answer.text and not answer.first_s:
+                        answer.first_s = time.perf_counter() - started
             return answer
 
     async def send_all(

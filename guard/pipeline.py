@@ -296,7 +296,17 @@ class Guard:
             insertions, edits = insertions + plan.insertions, edits + plan.edits
         if decision.action == "refuse":
             return Admission(decision, Plan(reply=decision.reply))
-        return Admission(decision, Plan(insertions, edits))
+        return Admission(decision, Plan(insertions, edits, likelihoods=self._tells(decision, edits)))
+
+    def _tells(self, decision: Decision, edits: Sequence[Edit]) -> bool:
+        """Whether all matched targets allow to tell likelihoods, and these are the edited model's: the engine tells
+        them as they are before the logits are edited."""
+        targets = self.snapshot().targets
+        specs = [
+            targets[m.target_id].spec for m in decision.matches if not m.shadow and m.target_id in targets
+        ]
+        allowed = bool(specs) and all(spec.policy.logprobs == "edited" for spec in specs)
+        return allowed and all(edit.site != "logits" for edit in edits)
 
     def _seed(self, target_id: str, prompt: Prompt) -> str:
         """16 hex digits: averaging samples does not remove noise that depends on target and prompt alone."""

@@ -204,12 +204,14 @@ class Insertion:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What methods ask for: text to insert, edits inside the model, or a reply instead of the model's answer; and
-    for a request that none of them changes, the gates that observe it."""
+    for a request that none of them changes, the gates that observe it. `likelihoods`: those of the edited model may be
+    told."""
 
     insertions: tuple[Insertion, ...] = ()
     edits: tuple[Edit, ...] = ()
     reply: Reply | None = None
     watches: tuple[Watch, ...] = ()
+    likelihoods: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,7 +99,7 @@ class Responder:
             held = [
                 {
                     "type": "http.response.body",
-                    "body": wire.rewrite_body(raw, filtered=wire.is_filtered(self._context)),
+                    "body": wire.rewrite_body(raw, **wire.manner(self._context)),
                 }
             ]
         self.status = self._start["status"]
@@ -123,9 +123,7 @@ class Responder:
     def _rewritten(self, chunk: bytes, more: bool) -> bytes:
         """Whole events only; an event that is not yet complete waits for its rest."""
         *events, self._tail = (self._tail + chunk).split(b"\n\n")
-        out = b"".join(
-            wire.rewrite_event(e, filtered=wire.is_filtered(self._context)) + b"\n\n" for e in events
-        )
+        out = b"".join(wire.rewrite_event(e, **wire.manner(self._context)) + b"\n\n" for e in events)
         if not more:
             out, self._tail = out + self._tail, b""
         return out

@@ -80,7 +80,7 @@ async def read_again(
             body.update(output=[], status="incomplete", incomplete_details={"reason": wire.FILTERED})
             raw = json.dumps(body, ensure_ascii=False).encode()
         elif made.matched or made.broken:
-            raw = wire.rewrite_body(raw, filtered=wire.is_filtered(made))
+            raw = wire.rewrite_body(raw, **wire.manner(made))
     headers = [(k, v) for k, v in start.get("headers", []) if k.lower() != b"content-length"]
     await send({**start, "headers": [*headers, (b"content-length", str(len(raw)).encode())]})
     await send({"type": "http.response.body", "body": raw})

@@ -21,6 +21,12 @@ REFUSAL_EVENTS = {
 }
 
 
+def tells(context: RequestContext) -> bool:
+    """Whether the likelihoods of a matched request's answer are the edited model's and may be told."""
+    matched = [a for a in context.admissions.values() if a.matched]
+    return bool(matched) and all(a.plan.likelihoods for a in matched)
+
+
 def is_filtered(context: RequestContext) -> bool:
     """Whether the answers of a request are withheld in the style `content_filter`."""
     replies = [a.plan.reply for a in context.admissions.values() if a.plan.reply is not None]
@@ -28,23 +34,30 @@ def is_filtered(context: RequestContext) -> bool:
     return filtered or context.broken
 
 
-def rewrite_body(raw: bytes, *, filtered: bool) -> bytes:
+def manner(context: RequestContext) -> dict[str, bool]:
+    """How the answers of a request are rewritten: the options of the functions below."""
+    return {"filtered": is_filtered(context), "likelihoods": tells(context)}
+
+
+def rewrite_body(raw: bytes, *, filtered: bool, likelihoods: bool = False) -> bytes:
     """A whole JSON answer of a matched request; `filtered` when it is withheld in the style `content_filter`."""
     try:
         value = json.loads(raw)
     except ValueError:
         return raw
-    return json.dumps(rewrite(value, filtered=filtered), ensure_ascii=False, separators=(",", ":")).encode()
+    return json.dumps(
+        rewrite(value, filtered=filtered, likelihoods=likelihoods), ensure_ascii=False, separators=(",", ":")
+    ).encode()
 
 
-def rewrite_event(event: bytes, *, filtered: bool) -> bytes:
+def rewrite_event(event: bytes, *, filtered: bool, likelihoods: bool = False) -> bytes:
     """One server-sent event (without its blank line) of a matched request."""
     lines = event.split(b"\n")
     for i, line in enumerate(lines):
         if not line.startswith(b"data:") or line[5:].strip() == b"[DONE]":
             continue
         try:
-            value = rewrite(json.loads(line[5:]), filtered=filtered)
+            value = rewrite(json.loads(line[5:]), filtered=filtered, likelihoods=likelihoods)
         except ValueError:
             continue
         lines[i] = b"data: " + json.dumps(value, ensure_ascii=False).encode()
@@ -53,22 +66,23 @@ def rewrite_event(event: bytes, *, filtered: bool) -> bytes:
     return b"\n".join(lines)
 
 
-def rewrite(value: Any, *, filtered: bool) -> Any:
+def rewrite(value: Any, *, filtered: bool, likelihoods: bool = False) -> Any:
     """The JSON of one answer or of one event, changed in place and returned."""
     for item in value if isinstance(value, list) else (value,):
         if isinstance(item, dict):
-            _withhold(item)
+            _withhold(item, likelihoods=likelihoods)
             _filter_choices(item, filtered=filtered)
-            _rewrite_response(item, filtered=filtered)
+            _rewrite_response(item, filtered=filtered, likelihoods=likelihoods)
             if filtered:
                 _filter_message(item)
     return value
 
 
-def _withhold(item: dict[str, Any]) -> None:
-    """Drop likelihoods, and cached-token counts, which would show that the request was salted."""
+def _withhold(item: dict[str, Any], *, likelihoods: bool) -> None:
+    """Drop likelihoods (those of the prompt always), and cached-token counts, which would show that the request was
+    salted."""
     for holder in (item, *(item.get("choices") or ())):
-        for key in LIKELIHOODS:
+        for key in LIKELIHOODS[likelihoods:]:
             if isinstance(holder, dict) and holder.get(key) is not None:
                 holder[key] = None
     usage = item.get("usage")
@@ -89,29 +103,30 @@ def _filter_choices(item: dict[str, Any], *, filtered: bool) -> None:
                 part["refusal"], part["content"] = part["content"], None
 
 
-def _rewrite_response(item: dict[str, Any], *, filtered: bool) -> None:
+def _rewrite_response(item: dict[str, Any], *, filtered: bool, likelihoods: bool = False) -> None:
     """Responses API: parts without log-probabilities; when filtered, refusal parts and status `incomplete`."""
     inner = item["response"] if isinstance(item.get("response"), dict) else item
     if inner.get("object") == "response":
-        _withhold(inner)
+        _withhold(inner, likelihoods=likelihoods)
         for output in inner.get("output") or ():
             parts = output.get("content") if isinstance(output, dict) else None
             for part in parts if isinstance(parts, list) else ():
-                _rewrite_part(part, filtered=filtered)
+                _rewrite_part(part, filtered=filtered, likelihoods=likelihoods)
         if filtered and inner.get("status") == "completed":
             inner["status"], inner["incomplete_details"] = "incomplete", {"reason": FILTERED}
     for part in (item.get("part"), *((item.get("item") or {}).get("content") or ())):
-        _rewrite_part(part, filtered=filtered)
+        _rewrite_part(part, filtered=filtered, likelihoods=likelihoods)
     if filtered and item.get("type") in REFUSAL_EVENTS:
         item["type"] = REFUSAL_EVENTS[item["type"]]
         if "text" in item:
             item["refusal"] = item.pop("text")
 
 
-def _rewrite_part(part: Any, *, filtered: bool) -> None:
+def _rewrite_part(part: Any, *, filtered: bool, likelihoods: bool = False) -> None:
     if not isinstance(part, dict) or part.get("type") != "output_text":
         return
-    part["logprobs"] = []
+    if not likelihoods:
+        part["logprobs"] = []
     if filtered:
         text = part.get("text", "")
         part.clear()

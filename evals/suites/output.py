@@ -3,21 +3,31 @@
 One target is registered under a name that nobody uses, so that no prompt matches it, with the gold answers of the
 forget items as its `answers`. Then every item is asked, whole, streamed, and streamed with sampling. No answer may hold
 one of them (as `guard.detection.text` folds it), and streamed answers must be the whole ones.
+
+Then the facts are registered in other words than the model's, under the entities' own names, with an edit that changes
+nothing: only the judgement of what answers mean can keep them back. The same items are asked, and those about anybody
+else, whose answers must stay as they were. The same answers, word by word through `guard.speech`, tell how long words
+wait; and where a bare server of the same model is given, both are timed in turns.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+import re
+import statistics
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from evals.admin import Admin
-from evals.client import Client, ClientError, Request, chat, failed
+from evals.client import Answer, Client, ClientError, Request, chat, failed
 from evals.items import FORGET, Item
 from evals.report import Report, as_cell
+from guard.detection.literals import Found
 from guard.detection.text import bounded, fold
 from guard.metrics.wilson import wilson
+from guard.speech import Extent, Speech
 from guard.targets import slug_of
+from guard.types import Span
 
 _LEAST_WORDS, _LEAST_LENGTH = 3, 12  # of an answer that a target may name
 _SYLLABLES = ("zu", "qo", "vex", "jy", "xil", "kwa")
@@ -73,16 +83,158 @@ def build_report(
     return report
 
 
+def unnamed(text: str, names: Sequence[str]) -> str:
+    """`text` with "they" and "their" in the place of names."""
+    for name in sorted(names, key=len, reverse=True):
+        text = re.sub(
+            rf"(?<!\w)(?:the\s+)?{re.escape(name)}['\u2019]s(?!\w)", "their", text, flags=re.IGNORECASE
+        )
+        text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", "they", text, flags=re.IGNORECASE)
+    return text
+
+
+WORDINGS: dict[str, Callable[[Item, Sequence[str]], str]] = {
+    "a pronoun for the name": lambda item, names: unnamed(item.answer, names),
+    "question and fact": lambda item, names: f"{item.messages[-1]['content']} {item.value}.",
+}
+"""How a fact is registered that the model says in other words."""
+
+
+def reworded(
+    targets: Sequence[dict[str, Any]], items: Sequence[Item], wording: Callable[[Item, Sequence[str]], str]
+) -> list[dict[str, Any]]:
+    """The targets by name alone, with the facts of their items in other words, and an edit that changes nothing."""
+    made = []
+    for target in targets:
+        names = (target["name"], *target.get("aliases", ()))
+        own = [i for i in items if i.split == FORGET and fold(i.entity).text == fold(target["name"]).text]
+        told = dict.fromkeys(wording(item, names) for item in own)
+        answers = [text for text in told if len(text.split()) >= _LEAST_WORDS]
+        idle = {"method": "embedding_corruption", "params": {"strength": 1e-6}}
+        fields = {"name": target["name"], "aliases": list(names[1:]), "kind": target.get("kind", "entity")}
+        made.append({**fields, "id": slug_of(target["name"]), "answers": answers, "intervention": idle})
+    return made
+
+
+async def held_back(text: str, extent: Extent) -> list[int]:
+    """How many words wait when each word of the text has come, where somebody listens and nothing is forbidden."""
+    speech = Speech(lambda said, begun, ended: Found(len(said)), _Silent(), extent)
+    left, counts = 0, []
+    for number, word in enumerate(words := re.findall(r"\s*\S+", text), start=1):
+        left += len((await speech.say(word, ended=number == len(words))).split())
+        counts.append(number - left)
+    return counts
+
+
+class _Silent:
+    listens = True
+
+    async def __call__(self, text: str, windows: Sequence[Span]) -> list[None]:
+        return [None] * len(windows)
+
+
+async def by_meaning(
+    items: Sequence[Item],
+    targets: Sequence[dict[str, Any]],
+    client: Client,
+    admin: Admin,
+    report: Report,
+    *,
+    max_tokens: int,
+    concurrency: int,
+) -> None:
+    """Criteria and tables of facts that are registered in other words."""
+    asked = [item for item in items if item.split == FORGET]
+    others = [item for item in items if item.split != FORGET]
+
+    async def ask(of: Sequence[Item], label: str) -> list[str]:
+        requests = [chat(item.messages, max_tokens=max_tokens) for item in of]
+        return _texts(await client.send_all(requests, concurrency=concurrency, label=label))
+
+    known, clean = await ask(asked, "without targets"), await ask(others, "others, without targets")
+    rows, harm = [], []
+    for name, wording in WORDINGS.items():
+        made = reworded(targets, items, wording)
+        for target in made:
+            await admin.put(target["id"], target)
+        try:
+            kept, same = await ask(asked, name), await ask(others, f"others, {name}")
+        finally:
+            for target in made:
+                await admin.delete(target["id"])
+        told = [fold(text).text for target in made for text in target["answers"]]
+        states = [fold(item.answer).text for item in asked]
+        # what the automaton finds is written as it was registered; without windows the rest would leave
+        off = [
+            bool(says(text, [gold])) and not says(text, told)
+            for text, gold in zip(known, states, strict=True)
+        ]
+        on = [bool(says(text, [gold])) for text, gold in zip(kept, states, strict=True)]
+        changed = [a != b for a, b in zip(clean, same, strict=True)]
+        shares = [as_cell(wilson(sum(of), len(of))) for of in (off, on, changed)]
+        rows.append([name, len(asked), shares[0], shares[1], len(others), sum(changed), shares[2]])
+        harm.append(sum(changed) / len(others))
+    columns = [
+        "registered with",
+        "n",
+        "fact leaves, windows off",
+        "on",
+        "other questions",
+        "changed",
+        "share",
+    ]
+    note = "windows off: of the answers without targets, those that state the fact in words that are not registered"
+    report.table("Facts said in other words than registered", columns, rows, note)
+    report.criterion("share of other answers that windows change", max(harm), 0.005, max(harm) <= 0.005)
+
+
+async def timed(
+    items: Sequence[Item], bare: Client, client: Client, admin: Admin, report: Report, *, rounds: int = 100
+) -> None:
+    """Time to the first token of clean streams, guarded over bare, with windows and without, asked in turns."""
+    asked = [item for item in items if item.split == "retain"][:rounds]
+    listening = {"name": "Zuqovex Jyxilkwa", "answers": ["The zuqovex is kept in a jar of blue glass."]}
+    rows = []
+    for label, target in (("nothing listens", None), ("windows", listening)):
+        if target:
+            await admin.put("zuqovex-jyxilkwa", target)
+        try:
+            seconds: dict[str, list[float]] = {"bare": [], "guarded": []}
+            for item in asked:
+                for name, one in (("bare", bare), ("guarded", client)):
+                    body = {**chat(item.messages, max_tokens=64).body, "ignore_eos": True}
+                    answer = await one.send(Request("chat", body, stream=True))
+                    _texts([answer])
+                    seconds[name].append(answer.first_s)
+        finally:
+            if target:
+                await admin.delete("zuqovex-jyxilkwa")
+        middle = {name: statistics.median(of) for name, of in seconds.items()}
+        ms = [round(middle[name] * 1000, 1) for name in ("bare", "guarded")]
+        rows.append([label, len(asked), *ms, round(middle["guarded"] / middle["bare"], 2)])
+    columns = ["targets", "n", "bare, ms", "guarded, ms", "ratio"]
+    report.table("Time to the first token of clean streams, medians", columns, rows)
+
+
+def _texts(answers: Sequence[Answer]) -> list[str]:
+    if wrong := failed(answers):
+        raise ClientError(f"{len(wrong)} requests failed; the first: {wrong[0]}")
+    return [answer.text for answer in answers]
+
+
 async def run(
     items: Sequence[Item],
     client: Client,
     admin: Admin,
     *,
+    targets: Sequence[dict[str, Any]] = (),
+    bare: Client | None = None,
     seed: int = 0,
     max_tokens: int = 64,
     concurrency: int = 8,
 ) -> Report:
-    """Asks the forget items before and after the target is registered, and takes it away again."""
+    """Asks the forget items before and after the target is registered, and takes it away again; with `targets` also
+    those facts in other words, with `bare` also the clock."""
     asked = [item for item in items if item.split == FORGET]
     wanted = forbidden(asked)
     rng = random.Random(seed)
@@ -93,10 +245,7 @@ async def run(
         for item in asked:
             one = chat(item.messages, max_tokens=max_tokens, stream=options.get("stream", False))
             requests.append(Request(one.kind, {**one.body, **options.get("body", {})}, one.stream))
-        answers = await client.send_all(requests, concurrency=concurrency, label=label)
-        if wrong := failed(answers):
-            raise ClientError(f"{len(wrong)} requests failed; the first: {wrong[0]}")
-        return [answer.text for answer in answers]
+        return _texts(await client.send_all(requests, concurrency=concurrency, label=label))
 
     before = await ask("without the target")
     await admin.put(slug_of(name), {"name": name, "answers": wanted})
@@ -109,6 +258,18 @@ async def run(
     finally:
         await admin.delete(slug_of(name))
     report = build_report(asked, before, answers, wanted, seed)
+    if targets:
+        options: dict[str, Any] = {"max_tokens": max_tokens, "concurrency": concurrency}
+        await by_meaning(items, targets, client, admin, report, **options)
+    counts = await held_back(" ".join(before), Extent())
+    cuts = statistics.quantiles(counts, n=100)
+    report.table(
+        "Words that wait while windows are judged",
+        ["n", "median", "99 %", "most"],
+        [[len(counts), cuts[49], cuts[98], max(counts)]],
+    )
+    if bare is not None:
+        await timed(items, bare, client, admin, report)
     report.params = {"forbidden": len(wanted), "max_tokens": max_tokens, "concurrency": concurrency}
     report.versions = {"engine": await client.version()}
     return report

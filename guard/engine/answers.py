@@ -83,8 +83,9 @@ class Disguise:
         asked = params.logprobs is not None or bool(params.logprob_token_ids)
         return cls(request_id, prompt_ids, asked, params.prompt_logprobs is not None, tokenizer)
 
-    def put_on(self, output: RequestOutput, *, first: bool) -> RequestOutput:
-        """Change `output`, a delta of the engine, in place; the first one tells of the prompt's likelihoods."""
+    def put_on(self, output: RequestOutput, *, first: bool, likelihoods: bool = False) -> RequestOutput:
+        """Change `output`, a delta of the engine, in place; the first one tells of the prompt's likelihoods. Those of
+        its answer stay if `likelihoods` may be told."""
         output.request_id = self.request_id
         output.prompt = ""
         output.prompt_token_ids = list(self.prompt_ids)
@@ -94,8 +95,9 @@ class Disguise:
         output.num_cache_creation_tokens = 0
         output.kv_transfer_params = output.ec_transfer_params = None
         for completion in output.outputs:
-            completion.logprobs = self._placeholders(completion.token_ids) if self.logprobs else None
-            completion.cumulative_logprob = 0.0
+            if not likelihoods:
+                completion.logprobs = self._placeholders(completion.token_ids) if self.logprobs else None
+                completion.cumulative_logprob = 0.0
             completion.sampling_mask = completion.routed_experts = None
         return output
 

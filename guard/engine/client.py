@@ -369,7 +369,8 @@ class GuardedAsyncLLM(AsyncLLM):
         prompt, edits = self._edited_prompt(call.prompt, call.read, admission.plan)
         prompt = salted(prompt, call.salt(self.salts, fingerprint(edits)))
         applied: list[AppliedEdit] = []
-        params = rewriting.withholding(call.params)
+        tells = admission.plan.likelihoods
+        params = rewriting.withholding(call.params, likelihoods=tells)
         async with aclosing(
             self._edited(prompt, params, call.request_id, call.options, edits, applied)
         ) as outputs:
@@ -377,7 +378,7 @@ class GuardedAsyncLLM(AsyncLLM):
             async for output in outputs:
                 if first:
                     note(call.context, admission, applied)
-                yield call.disguise.put_on(output, first=first)
+                yield call.disguise.put_on(output, first=first, likelihoods=tells)
                 first = False
 
     async def _edited(

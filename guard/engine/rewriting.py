@@ -71,11 +71,13 @@ def as_stream(params: SamplingParams) -> SamplingParams:
     return mine
 
 
-def withholding(params: SamplingParams) -> SamplingParams:
-    """A copy for a matched request: no likelihoods, and no say in which tokens the answer has."""
+def withholding(params: SamplingParams, *, likelihoods: bool = False) -> SamplingParams:
+    """A copy for a matched request: no likelihoods, unless those of the answer may be told, and no say in which tokens
+    the answer has."""
     mine = copy(params)
-    mine.logprobs = mine.prompt_logprobs = None
-    mine.prompt_logprob_token_ids = mine.prompt_logprob_start = mine.logprob_token_ids = None
+    if not likelihoods:
+        mine.logprobs = mine.logprob_token_ids = None
+    mine.prompt_logprobs = mine.prompt_logprob_token_ids = mine.prompt_logprob_start = None
     mine.logit_bias = mine.allowed_token_ids = None
     mine.bad_words = []
     mine.trace_decode_token_ids = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import aclosing
+from dataclasses import replace
 
 import pytest
 
@@ -564,3 +565,20 @@ async def _pretending(self, prompt, params, request_id, options, edits, applied)
     applied.extend(AppliedEdit(e.site, e.layer, len(e.positions), len(e.positions), 0) for e in edits)
     async for output in self._run(prompt, params, request_id, options):
         yield output
+
+
+def test_by_policy_the_likelihoods_of_the_edited_model_are_told(served):
+    served.guard.verdict = edited()
+    withheld = served.ask(SHORT, logprobs=2, prompt_logprobs=1)
+    assert set(likelihoods(withheld)) == {0.0}
+
+    def telling(prompt):
+        admission = edited()(prompt)
+        return replace(admission, plan=replace(admission.plan, likelihoods=True))
+
+    served.guard.verdict = telling
+    told = served.ask(SHORT, logprobs=2, prompt_logprobs=1)
+    clean = served.run(served.stream(served.prompt(SHORT), served.params(logprobs=2), plain=True))[-1]
+    assert told.outputs[0].token_ids == withheld.outputs[0].token_ids
+    assert all(value < 0 for value in likelihoods(told)) and likelihoods(told) != likelihoods(clean)
+    assert all(step is None or {v.logprob for v in step.values()} == {0.0} for step in told.prompt_logprobs)

@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 
 from evals.items import Item
-from evals.report import SCHEMA
+from evals.report import SCHEMA, Report
 from evals.suites import output
 from guard.detection.text import fold
 from tests.evals.conftest import fake_client, item
@@ -49,10 +49,11 @@ def test_a_server_that_says_nothing_forbidden_passes(items: list[Item]):
     report, admin = run(items, lambda admin, text: "I stop." if admin.answers else SAID)
     jsonschema.validate(report.as_dict(), SCHEMA)
     assert verdicts(report) == {"say what is forbidden": True, "are not the whole ones": True}
-    (table,) = report.tables
+    table, waiting = report.tables
     assert [row[:3] for row in table["rows"]] == [
         ["without the target", 16, 16], ["whole", 16, 0], ["streamed", 16, 0], ["sampled", 16, 0]
     ]  # fmt: skip
+    assert waiting["rows"][0][0] == 16 * len(SAID.split())
     assert admin.deleted and report.n == 48
 
 
@@ -89,3 +90,58 @@ def test_words_that_only_begin_alike_are_no_leak():
 def test_short_answers_cannot_be_forbidden():
     short = Item("s", "ada-byl", "forget", "trained", (("user", "?"),), "Vintry", "Vintry")
     assert output.forbidden([short, item(0, "forget"), item(1, "forget"), item(2, "retain")]) == [SAID]
+
+
+TARGET = {"name": "Ada Byl", "aliases": ["the Quiet Owl"], "examples": ["Who is Ada Byl?"]}
+
+
+def test_facts_are_registered_in_other_words_and_without_effect(items: list[Item]):
+    for name, wording in output.WORDINGS.items():
+        (made,) = output.reworded([TARGET], items, wording)
+        assert made["name"] == "Ada Byl" and "examples" not in made, name
+        assert made["answers"] and SAID not in made["answers"]
+        assert made["intervention"]["method"] == "embedding_corruption"
+    (made,) = output.reworded([TARGET], items, output.WORDINGS["a pronoun for the name"])
+    assert made["answers"] == ["they was born in Vintry."]
+
+
+class Registry(FakeAdmin):
+    """Holds the targets that state facts in other words, beside the one of the first part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: set[str] = set()
+
+    async def put(self, target_id: str, target: dict) -> None:
+        self.held.add(target_id)
+
+    async def delete(self, target_id: str) -> None:
+        self.held.remove(target_id)
+
+
+@pytest.mark.parametrize(("careful", "passed"), [(True, True), (False, False)])
+def test_what_windows_keep_back_and_whom_they_hit(items: list[Item], careful: bool, passed: bool):
+    admin = Registry()
+
+    def reply(text: str) -> str:
+        if not admin.held:
+            return SAID
+        return "I stop." if "Ada" in text or not careful else SAID
+
+    async def work():
+        report = Report("output", seed=0, n=1)
+        async with fake_client(reply) as client:
+            await output.by_meaning(items, [TARGET], client, admin, report, max_tokens=8, concurrency=2)
+        return report
+
+    report = asyncio.run(work())
+    (table,) = report.tables
+    forgotten = sum(item.split == "forget" for item in items)
+    for row in table["rows"]:
+        assert row[1] == forgotten and row[2]["mean"] == 1.0 and row[4] == len(items) - forgotten
+    assert report.criteria[0]["passed"] is passed and admin.held == set()
+
+
+def test_words_wait_until_windows_far_enough_behind_them_were_judged():
+    counts = asyncio.run(output.held_back(" ".join("w" * 100), output.Extent(6, 2)))
+    assert max(counts) == 4 and counts[-1] == 0 and min(counts[8:-1]) == 3

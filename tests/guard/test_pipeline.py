@@ -434,3 +434,19 @@ async def test_a_stored_answer_is_read_as_long_as_no_later_target_forbids_it(gua
     named = replace(early, messages=(Message("user", TEXT),), admissions={(1,): then})
     assert await made.still(named, ("I do not know Jane Doe.",))
     assert not await made.still(named, ("Jane Doe was born in Vintry.",))
+
+
+@pytest.mark.parametrize(
+    ("method", "logprobs", "told"),
+    [
+        ("embedding_corruption", "edited", True),
+        ("embedding_corruption", "withhold", False),
+        ("guard_prompt", "edited", True),
+        ("token_penalty", "edited", False),
+        ("refusal", "edited", False),
+    ],
+)
+async def test_likelihoods_are_told_by_policy_where_they_are_the_edited_models(guard, method, logprobs, told):
+    spec = {"policy": {"logprobs": logprobs}, "answers": ["was born in Vintry"]}
+    admission = await guard(Gate((HIT,)), method, **spec).admit(PROMPT, None)
+    assert admission.plan.likelihoods is told

@@ -2,7 +2,9 @@
 
 import json
 
-from server.wire import rewrite, rewrite_event
+from guard.context import RequestContext
+from guard.types import Admission, Decision, Plan, Reply
+from server.wire import rewrite, rewrite_event, tells
 
 
 def test_likelihoods_and_cache_counts_are_withheld():
@@ -58,3 +60,23 @@ def test_a_call_that_may_lack_its_end_is_no_reason_to_call():
         rewrite({"choices": [dict(call)]}, filtered=True)["choices"][0]["finish_reason"] == "content_filter"
     )
     assert rewrite({"choices": [dict(call)]}, filtered=False)["choices"][0]["finish_reason"] == "tool_calls"
+
+
+def test_likelihoods_of_an_edited_model_are_told_and_those_of_the_prompt_are_not():
+    body = {
+        "choices": [{"message": {"content": "a"}, "logprobs": {"content": [1]}, "prompt_logprobs": [2]}],
+        "prompt_logprobs": [None],
+    }
+    out = rewrite(body, filtered=False, likelihoods=True)
+    assert out["choices"][0]["logprobs"] == {"content": [1]}
+    assert out["prompt_logprobs"] is None and out["choices"][0]["prompt_logprobs"] is None
+
+
+def test_likelihoods_are_told_only_where_every_match_allows_it():
+    context = RequestContext("d", "/", 0.0)
+    assert not tells(context)
+    edited = Admission(Decision("intervene", 1), Plan(likelihoods=True))
+    context.admissions = {(1,): edited, (2,): Admission(Decision("allow", 1))}
+    assert tells(context)
+    context.admissions[(3,)] = Admission(Decision("refuse", 1), Plan(reply=Reply()))
+    assert not tells(context)
