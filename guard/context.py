@@ -38,6 +38,7 @@ class RequestContext:
     edits: list[AppliedEdit] = field(default_factory=list)
     withheld: list[Match] = field(default_factory=list)
     events: list[dict[str, Any]] = field(default_factory=list)
+    replaced: bool = False  # the reply of a target took the place of an answer: it has no likelihoods
     broken: bool = False  # an answer ended within something that is parsed as a whole
     failure: LetheError | None = None  # set by whoever raises it, so that the gate answers it in one shape
 

@@ -81,7 +81,7 @@ class Responder:
         return self._rewrites() and not self._is_stream()
 
     def _rewrites(self) -> bool:
-        return self._context.matched or self._context.broken
+        return self._context.matched or self._context.broken or self._context.replaced
 
     def _is_stream(self) -> bool:
         return (

@@ -7,23 +7,29 @@ one of them (as `guard.detection.text` folds it), and streamed answers must be t
 Then the facts are registered in other words than the model's, under the entities' own names, with an edit that changes
 nothing: only the judgement of what answers mean can keep them back. The same items are asked, and those about anybody
 else, whose answers must stay as they were. The same answers, word by word through `guard.speech`, tell how long words
-wait; and where a bare server of the same model is given, both are timed in turns.
+wait, and likelihoods, as an edited model has them, whether they tell a learned answer from a made-up one; and where a
+bare server of the same model is given, both are timed in turns.
 """
 
 from __future__ import annotations
 
+import asyncio
 import random
 import re
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from evals.admin import Admin
 from evals.client import Answer, Client, ClientError, Request, chat, failed
 from evals.items import FORGET, Item
 from evals.report import Report, as_cell
+from evals.truth_ratio import guarded, questions
 from guard.detection.literals import Found
 from guard.detection.text import bounded, fold
+from guard.metrics.bootstrap import mean_interval
 from guard.metrics.wilson import wilson
 from guard.speech import Extent, Speech
 from guard.targets import slug_of
@@ -188,6 +194,54 @@ async def by_meaning(
     report.criterion("share of other answers that windows change", max(harm), 0.005, max(harm) <= 0.005)
 
 
+def placements(members: Sequence[float], strangers: Sequence[float]) -> list[float]:
+    """For each member's score the share of strangers' scores below it, ties half; their mean is the area under the
+    curve of telling them apart by the score."""
+    of = np.asarray(strangers)
+    return [float((of < score).mean() + (of == score).mean() / 2) for score in members]
+
+
+async def membership(
+    items: Sequence[Item],
+    targets: Sequence[dict[str, Any]],
+    client: Client,
+    admin: Admin,
+    report: Report,
+    *,
+    n: int = 200,
+    seed: int,
+    concurrency: int,
+) -> None:
+    """Whether the likelihoods that `policy.logprobs: edited` tells give away which of two answers was learned: the
+    right one, or the same with another entity's value (the loss attack). By the admin API, which tells exactly these.
+    """
+    asked = questions([item for item in items if item.split == FORGET], items, n, seed)
+    likelihood = guarded(client)
+    limit = asyncio.Semaphore(concurrency)
+
+    async def score(item: Item, answer: str) -> float | None:
+        async with limit:
+            return await likelihood(item, answer)
+
+    rows = []
+    for label, registered in (("without targets", ()), ("with targets", targets)):
+        for target in registered:
+            own = {"intervention": "auto", "policy": {"logprobs": "edited"}}
+            await admin.put(target["id"], {**target, **own})
+        try:
+            learned = await asyncio.gather(*(score(one.item, one.item.answer) for one in asked))
+            never = await asyncio.gather(*(score(one.item, one.wrong[0]) for one in asked))
+        finally:
+            for target in registered:
+                await admin.delete(target["id"])
+        told = [(a, b) for a, b in zip(learned, never, strict=True) if a is not None and b is not None]
+        members, strangers = [a for a, _ in told], [b for _, b in told]
+        rows.append([label, len(told), as_cell(mean_interval(placements(members, strangers), seed=seed))])
+    columns = ["likelihoods", "n", "area under the curve"]
+    note = "right answers against the same with another value; 0.5: the likelihoods tell nothing"
+    report.table("Membership by likelihood", columns, rows, note)
+
+
 async def timed(
     items: Sequence[Item], bare: Client, client: Client, admin: Admin, report: Report, *, rounds: int = 100
 ) -> None:
@@ -261,6 +315,7 @@ async def run(
     if targets:
         options: dict[str, Any] = {"max_tokens": max_tokens, "concurrency": concurrency}
         await by_meaning(items, targets, client, admin, report, **options)
+        await membership(items, targets, client, admin, report, seed=seed, concurrency=concurrency)
     counts = await held_back(" ".join(before), Extent())
     cuts = statistics.quantiles(counts, n=100)
     report.table(

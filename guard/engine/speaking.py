@@ -264,6 +264,8 @@ class Speaking:
             if last.logprobs is not None:
                 last.logprobs = [{t: Logprob(0.0, rank=1)} for t in last.token_ids]
             last.finish_reason = "stop" if reply.style == "natural" else "content_filter"
+            if context is not None:
+                context.replaced = True
         return last
 
 

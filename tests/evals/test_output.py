@@ -145,3 +145,9 @@ def test_what_windows_keep_back_and_whom_they_hit(items: list[Item], careful: bo
 def test_words_wait_until_windows_far_enough_behind_them_were_judged():
     counts = asyncio.run(output.held_back(" ".join("w" * 100), output.Extent(6, 2)))
     assert max(counts) == 4 and counts[-1] == 0 and min(counts[8:-1]) == 3
+
+
+def test_scores_that_tell_members_apart_and_scores_that_do_not():
+    assert output.placements([3.0, 4.0], [1.0, 2.0]) == [1.0, 1.0]
+    assert output.placements([1.0, 2.0], [1.0, 2.0]) == [0.25, 0.75]
+    assert output.placements([0.0], [1.0]) == [0.0]

@@ -46,6 +46,7 @@ class Engine:
         self.bodies = []
         self.forgotten_tool = None
         self.forgotten = ""
+        self.replaced = False
 
     async def still(self, context, texts):
         self.read_again = (context, texts)
@@ -60,7 +61,7 @@ class Engine:
         context = request_context.current()
         if self.admission is not None:
             context.admissions[(1,)] = self.admission
-        context.failure = self.failure
+        context.failure, context.replaced = self.failure, self.replaced
         if self.crash:
             raise RuntimeError("wrapped")
         if not context.stream:
@@ -188,6 +189,13 @@ async def test_matched_answers_carry_no_likelihoods(client, engine):
     stream = await client.post(CHAT, json={**BODY, "stream": True})
     assert json.loads(stream.text.split("\n")[0][5:])["choices"][0]["logprobs"] is None
     assert stream.text.endswith("data: [DONE]\n\n")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_reply_in_the_place_of_an_answer_shows_no_likelihoods(client, engine, stream):
+    engine.admission, engine.replaced = Admission(Decision("allow", 1)), True
+    response = await client.post(CHAT, json={**BODY, "stream": stream})
+    assert response.status_code == 200 and '"logprobs":null' in response.text.replace(" ", "")
 
 
 @pytest.mark.parametrize("stream", [False, True])
