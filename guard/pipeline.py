@@ -182,7 +182,7 @@ class Guard:
         tenant, model = _whose(context)
         said: frozenset[tuple[str, bool]] | None = None
 
-        def look(text: str, begun: int, ended: bool) -> Found:
+        def look(text: str, begun: int, ended: int) -> Found:
             snapshot = self.snapshot()
             if not snapshot.armed:
                 return Found(len(text))

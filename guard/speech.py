@@ -12,15 +12,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from guard.detection.literals import CONTEXT, Found, Hit
+from guard.detection.literals import CONTEXT, Ending, Found, Hit
 from guard.detection.windows import word_spans
 from guard.errors import GuardUnavailable, LetheError
 from guard.types import Span
 
 log = logging.getLogger("lethe.guard")
 
-Look = Callable[[str, int, bool], Found]
-"""(text, characters of it that have left, whether nothing comes behind it) -> what may leave."""
+Look = Callable[[str, int, int], Found]
+"""(text, characters of it that have left, whether nothing comes behind it: `Ending`) -> what may leave."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,8 +76,8 @@ class Speech:
         """What has left."""
         return self._text[: self.left]
 
-    async def say(self, text: str, *, ended: bool = False) -> str:
-        """What can leave now that `text` was added; `ended` tells that it was the last.
+    async def say(self, text: str, *, ended: int = Ending.NOT_YET) -> str:
+        """What can leave now that `text` was added; `ended` tells whether it was the last, and why.
 
         Raises:
             GuardUnavailable: the text could not be judged.
@@ -87,7 +87,7 @@ class Speech:
         self._text += text
         try:
             literal = self._looked(ended)
-            meant = await self._judged(ended or literal is not None)
+            meant = await self._judged(bool(ended) or literal is not None)
         except LetheError:
             raise
         except Exception as error:
@@ -104,7 +104,7 @@ class Speech:
         self._words = [word for word in self._words if word.end <= left]
         self._windows = len(self._words) // self.extent.lookahead * self.extent.lookahead
 
-    def _looked(self, ended: bool) -> Hit | None:
+    def _looked(self, ended: int) -> Hit | None:
         """Let the automaton look at what it has not cleared."""
         start = max(self._literal - CONTEXT, 0)
         found = self.look(self._text[start:], self._literal - start, ended)

@@ -243,7 +243,7 @@ async def membership(
 
 
 async def timed(
-    items: Sequence[Item], bare: Client, client: Client, admin: Admin, report: Report, *, rounds: int = 100
+    items: Sequence[Item], bare: Client, client: Client, admin: Admin, report: Report, *, rounds: int = 40
 ) -> None:
     """Time to the first token of clean streams, guarded over bare, with windows and without, asked in turns."""
     asked = [item for item in items if item.split == "retain"][:rounds]
@@ -256,7 +256,7 @@ async def timed(
             seconds: dict[str, list[float]] = {"bare": [], "guarded": []}
             for item in asked:
                 for name, one in (("bare", bare), ("guarded", client)):
-                    body = {**chat(item.messages, max_tokens=64).body, "ignore_eos": True}
+                    body = {**chat(item.messages, max_tokens=32).body, "ignore_eos": True}
                     answer = await one.send(Request("chat", body, stream=True))
                     _texts([answer])
                     seconds[name].append(answer.first_s)

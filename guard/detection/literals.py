@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 
 import ahocorasick
 
 from guard.detection.base import CompiledTarget
 from guard.detection.layers import Layers
-from guard.detection.text import bounded, fold, separates, undecided
+from guard.detection.text import Folded, bounded, fold, separates, undecided
 
 CONTEXT = 16  # characters in front of a text that are read to see whether a word begins there
 
@@ -37,6 +38,15 @@ class Found:
 
     safe: int
     hit: Hit | None = None
+
+
+class Ending(IntEnum):
+    """Whether a text is at its end: not yet, by itself, or where somebody wanted it cut, who may have chosen the place
+    to see all but the last letters of what is forbidden."""
+
+    NOT_YET = 0
+    OWN = 1
+    CHOSEN = 2
 
 
 Owner = tuple[CompiledTarget, bool]
@@ -66,12 +76,13 @@ class Literals:
                 text = text[: span.start] + " " * (span.end - span.start) + text[span.end :]
         return text
 
-    def look(self, text: str, begun: int, forbids: Forbids, *, ended: bool) -> Found:
+    def look(self, text: str, begun: int, forbids: Forbids, *, ended: int) -> Found:
         """How far `text` can leave, of which the characters in front of `begun` have left.
 
         Args:
             forbids: whether a target forbids its names (True) or its answers (False) here.
-            ended: nothing comes behind `text`.
+            ended: whether nothing comes behind `text`, and why (`Ending`, or a bool). At an end that was chosen, a
+                text counts as said when more than half of it has been, and its last word has begun.
         """
         folded = fold(text)
         first: Hit | None = None
@@ -82,6 +93,8 @@ class Literals:
             sooner = first is None or (span.start, -span.end) < (first.start, -first.end)
             if span.start >= begun and whole and sooner and forbids(target, named):
                 first = Hit(target.target_id, span.start, span.end, named)
+        if ended == Ending.CHOSEN and first is None:
+            first = next(self._nearly(folded, begun, forbids), None)
         if ended:
             return Found(first.start if first else len(text), first)
         waits = (folded.starts[i] for i in self._begun(folded.text))
@@ -95,6 +108,17 @@ class Literals:
                 start, end = last + 1 - length, last + 1
                 if bounded(text, start, end):
                     yield from ((start, end, *owner) for owner in owners if self._finders.holds(owner[0]))
+
+    def _nearly(self, folded: Folded, begun: int, forbids: Forbids) -> Iterator[Hit]:
+        """Forbidden texts that `folded` ends within, with more than half of them and a part of their last word."""
+        for start in self._begun(folded.text):
+            span, rest = folded.span(start, len(folded.text)), folded.text[start:]
+            for finder in self._finders if span.start >= begun else ():
+                for whole in finder.keys(rest) if len(finder) else ():
+                    if len(rest) > max(len(whole) / 2, whole.rfind(" ") + 1):
+                        for target, named in finder.get(whole)[1]:
+                            if self._finders.holds(target) and forbids(target, named):
+                                yield Hit(target.target_id, span.start, span.end, named)
 
     def _begun(self, text: str) -> Iterator[int]:
         """Where in folded `text` a forbidden text may have begun that goes on behind its end; first come first."""

@@ -13,7 +13,7 @@ from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import SamplingParams
 
 from guard.context import RequestContext
-from guard.detection.literals import CONTEXT, Hit
+from guard.detection.literals import CONTEXT, Ending, Hit
 from guard.engine.answers import cut, unfinished
 from guard.engine.calls import CUT, Call
 from guard.engine.reading import Spelling, encode
@@ -61,7 +61,7 @@ class Sample:
             text = self._spelling.add(delta.token_ids[: -1 if closing else None], ended=finished)
         if self._spells:
             delta.text = text
-        await self.speech.say(text, ended=finished)
+        await self.speech.say(text, ended=_ending(delta))
         self.waiting.append((delta, self.speech.heard))
         if self.speech.hit is not None:
             return None
@@ -304,6 +304,13 @@ async def without_forbidden(
             if not step:
                 step[tokenizer.eos_token_id] = Logprob(0.0, rank=1)
     return output
+
+
+def _ending(delta: CompletionOutput) -> Ending:
+    """Whether an answer ends with this delta, and whether at a length or string that the client has chosen."""
+    if not delta.finished():
+        return Ending.NOT_YET
+    return Ending.OWN if delta.finish_reason == "stop" and delta.stop_reason is None else Ending.CHOSEN
 
 
 def _joined(deltas: Sequence[CompletionOutput]) -> CompletionOutput | None:

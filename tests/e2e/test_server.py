@@ -1,5 +1,6 @@
 """What a user meets: an OpenAI client, a model that has forgotten something, and an operator beside it."""
 
+import json
 import threading
 import time
 
@@ -265,3 +266,24 @@ def test_an_answer_that_would_name_the_target_is_cut_on_every_route(
         said = http.post(path, json={**body, **more})
         assert said.status_code == 200, said.text
         assert name[asked["entity"]] not in said.text.lower(), path
+
+
+@pytest.mark.parametrize("policy", ["regenerate", "reprompt"])
+def test_an_answer_that_would_name_the_target_is_given_again_by_policy(
+    client, admin, http, forget, items, policy
+):
+    reverse = [i for i in items if i["split"] == "forget" and i["phrasing"] == "reverse"]
+    name = {i["entity"]: i["entity"].replace("-", " ") for i in reverse}
+    asked = next(i for i in reverse if name[i["entity"]] in ask(client, i["turns"]).message.content.lower())
+    bare = chat(http, asked["turns"], max_tokens=48).json()["usage"]["prompt_tokens"]
+    forget(asked["entity"], policy={"output": policy}, intervention="auto")
+    response = chat(http, asked["turns"], max_tokens=48, logprobs=True)
+    choice, usage = response.json()["choices"][0], response.json()["usage"]
+    assert name[asked["entity"]] not in choice["message"]["content"].lower() and choice["logprobs"] is None
+    assert usage["prompt_tokens"] == bare and usage["completion_tokens"] <= 48
+    record = decision(admin, response)
+    assert policy in {e["action"] for e in record["events"] if e["event"] == "output"}
+    streamed = chat(http, asked["turns"], max_tokens=48, stream=True)
+    pieces = [json.loads(line[6:]) for line in streamed.text.splitlines() if line.startswith("data: {")]
+    said = "".join(c["delta"].get("content") or "" for p in pieces for c in p["choices"])
+    assert said == choice["message"]["content"]

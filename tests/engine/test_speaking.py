@@ -48,7 +48,7 @@ def spoken(served):
 def streamed(served, kind, told=None, **wanted):
     from vllm.sampling_params import RequestOutputKind
 
-    params = served.params(**LONG, **wanted, output_kind=RequestOutputKind[kind])
+    params = served.params(**{**LONG, **wanted}, output_kind=RequestOutputKind[kind])
     outputs = served.run(served.stream(served.prompt(SHORT), params, told))
     return flat(outputs, add=kind == "DELTA")
 
@@ -388,3 +388,20 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(served, spoken
         raise AssertionError("the engine still works for a client that has gone")
 
     served.run(leave())
+
+
+def test_lengths_and_stop_strings_do_not_spell_what_is_forbidden_letter_by_letter(served, spoken):
+    """A client that guesses may ask for the answer up to any place, and be told which stop string has ended it."""
+    own, wanted, start = spoken
+    forbid(served, wanted)
+    tokenizer = served.engine.get_tokenizer()
+    nearly = fold(wanted).text[:-1]
+    for length in range(1, len(own.token_ids)):
+        choices, *_ = streamed(served, "FINAL_ONLY", max_tokens=length)
+        assert nearly not in fold(choices[0][0]).text, length
+    spelt = own.text[start:][: len(wanted) - 1]
+    text, _, _, reason, stop = streamed(served, "FINAL_ONLY", stop=[spelt])[0][0]
+    assert text == own.text[:start] and (reason, stop) == ("stop", None)
+    text, _, _, reason, stop = streamed(served, "FINAL_ONLY", stop=[own.text[start : start + 1]])[0][0]
+    assert stop is not None  # less than half of it is no secret
+    assert tokenizer.decode(own.token_ids).startswith(text)

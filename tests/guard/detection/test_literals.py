@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from guard.detection.base import Form
-from guard.detection.literals import Literals
+from guard.detection.literals import Ending, Literals
 from guard.detection.text import bounded, fold
 from guard.speech import Speech
 
@@ -89,6 +89,25 @@ def test_a_name_at_the_very_end_is_found():
 def test_other_ways_of_writing_change_nothing(text):
     out, hit = said([*f"See {text} now."])
     assert hit is not None and "e" not in "".join(out)[4:]
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("By Jane Do", "By "),
+        ("By Jane D", "By "),
+        ("By Jane ", "By Jane "),
+        ("By Ja", "By Ja"),
+        ("She was born in Vintry on the third of M", "She was "),
+        ("She was born in Vintry on the thi", "She was born in Vintry on the thi"),
+    ],
+)
+def test_an_end_that_somebody_chose_does_not_show_all_but_the_last_letters(text, left):
+    literals = Literals([JANE])
+    for ending, expected in ((Ending.CHOSEN, left), (Ending.OWN, text)):
+        found = literals.look(text, 0, lambda target, named: True, ended=ending)
+        assert text[: found.safe] == expected and (found.hit is None) == (expected == text)
+    assert literals.look(text, 0, lambda target, named: False, ended=Ending.CHOSEN).hit is None
 
 
 def test_answers_are_found_like_names():
