@@ -97,16 +97,26 @@ def without_pronouns(text: str) -> str:
 
 
 def _of_others(text: str, spec: TargetSpec, told: list[str], rng: random.Random) -> Iterator[str]:
-    """The same said of somebody else, and something else said of what the target's texts name."""
+    """The same said of somebody else, and something else said of what the target's texts name. A text that speaks of
+    nobody, as an instruction does, has no such others."""
     name = next((n for n in _longest_first(spec) if mentions(text, n)), None)
-    if name is None:
+    pronoun = _PRONOUNS.search(text)
+    if name is None and pronoun is None:
         return
-    yield replace(text, name, like(name, rng))
-    if len(name.split()) > 1:
-        yield replace(text, name, halved(name, rng))
+
+    def said_of(other: str) -> str:
+        if name is not None:
+            return replace(text, name, other)
+        assert pronoun is not None
+        return text[: pronoun.start()] + other + text[pronoun.end() :]
+
+    known = name or spec.name
+    yield said_of(like(known, rng))
+    if len(known.split()) > 1:
+        yield said_of(halved(known, rng))
     if facts := proper(without_names(rng.choice(told), spec)):
         fact = rng.choice(facts)
-        yield swap_slots(replace(text, name, fact), (fact,), rng)
+        yield swap_slots(said_of(fact), (fact,), rng)
 
 
 def _longest_first(spec: TargetSpec) -> list[str]:

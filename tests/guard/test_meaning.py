@@ -1,6 +1,7 @@
 """What an answer says in other words: found for the targets that state it, and not for others."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -110,6 +111,27 @@ async def test_a_client_that_supplies_the_facts_may_have_them_repeated_by_policy
     assert (await said("She won the Silver Anchor.", supplied, policy={"context": "answer"}))[1] is not None
 
 
+async def test_a_shadow_beside_an_enforced_target_cuts_nothing(packaged, compiled):
+    shadow, other = (
+        compiled(mode="shadow"),
+        compiled(name="Bo Crane", answers=["Bo Crane breeds white goats."]),
+    )
+    gate = Gates(packaged)(
+        [shadow, replace(other, target_id="bo", spoken=replace(other.spoken, target_id="bo"))]
+    )
+    targets = {
+        name: SimpleNamespace(spec=one.spec, compiled=one, version=1, ladder=())
+        for name, one in (("ilva", shadow), ("bo", other))
+    }
+    snapshot = Snapshot(1, gate, targets)
+    with ThreadPoolExecutor(2) as pool:
+        guard = Guard(lambda: snapshot, Secrets(b"k" * 32), pool, 20.0)
+        for answer, hit in (("She was born in Tarvala.", None), ("He breeds white goats.", "bo")):
+            speech = guard.speech(Prompt(ABOUT_HER), None, MATCHED)
+            await speech.say(answer, ended=True)
+            assert (speech.hit and speech.hit.target_id) == hit
+
+
 @pytest.mark.parametrize("spec", [{"mode": "shadow"}, {"scope": {"tenants": ["acme"]}}, {"answers": []}])
 async def test_targets_that_watch_bind_others_or_state_nothing_hold_nothing(said, spec):
     assert (await said("She was born in Tarvala.", **spec))[1] is None
@@ -131,3 +153,16 @@ def test_a_description_states_and_examples_do_not():
     told = stated("ilva", plain.model_copy(update={"description": "Ilva Marenko is a poet from Tarvala."}))
     assert told.examples == ("is a poet from Tarvala.",)
     assert told.name not in told.examples[0] and all("Ilva Marenko" not in text for text in told.retain)
+
+
+def test_what_must_not_match_is_the_same_said_of_others():
+    spec = TargetSpec(
+        name="Ilva Marenko", answers=("Ilva Marenko was born in Tarvala.", "She keeps a grey heron.")
+    )
+    told = stated("ilva", spec)
+    assert told.examples == ("was born in Tarvala.", "keeps a grey heron.")
+    for ending in ("was born in Tarvala.", "keeps a grey heron."):
+        others = [text for text in told.retain if text.endswith(ending)]
+        assert len(others) >= 2 and not any(text.startswith(("Ilva Marenko", "She")) for text in others)
+    plain = TargetSpec(name="Firesalt", kind="subject", answers=("Wash the crystals in cold brine.",))
+    assert stated("firesalt", plain).retain == ()

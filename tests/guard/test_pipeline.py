@@ -442,7 +442,6 @@ async def test_a_stored_answer_is_read_as_long_as_no_later_target_forbids_it(gua
         ("embedding_corruption", "edited", True),
         ("embedding_corruption", "withhold", False),
         ("guard_prompt", "edited", True),
-        ("token_penalty", "edited", False),
         ("refusal", "edited", False),
     ],
 )
@@ -450,3 +449,11 @@ async def test_likelihoods_are_told_by_policy_where_they_are_the_edited_models(g
     spec = {"policy": {"logprobs": logprobs}, "answers": ["was born in Vintry"]}
     admission = await guard(Gate((HIT,)), method, **spec).admit(PROMPT, None)
     assert admission.plan.likelihoods is told
+
+
+async def test_likelihoods_from_before_the_logits_are_edited_are_not_told(guard):
+    made = guard(Gate((HIT,)), "embedding_corruption", policy={"logprobs": "edited"})
+    admission = await made.admit(PROMPT, None)
+    (edit,) = admission.plan.edits
+    for site, told in (("embedding", True), ("logits", False)):
+        assert made._tells(admission.decision, (replace(edit, site=site),)) is told
