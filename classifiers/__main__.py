@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import json
+import os
+import sys
+import threading
+import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 import yaml
 
 from classifiers import TRAINERS
-from classifiers.base import Task, run
-from classifiers.data import load_examples
-from guard.errors import LetheError
+from classifiers.base import Task, run, schemas
+from classifiers.checkpoints import EVERY, Checkpoint
+from classifiers.data import Example, load_examples, read_example
+from classifiers.progress import Bar, Lines, Progress, Silent
+from guard.errors import BadRequest, LetheError
 
 _File = click.Path(path_type=Path, exists=True, dir_okay=False)
+_Folder = click.Path(path_type=Path, file_okay=False)
+_PROGRESS: dict[str, Callable[[], Progress]] = {"bar": Bar, "json": Lines.of_stdout, "none": Silent}
+_HERE = Path(__file__).resolve().parent
+
+
+def _print_schemas(context: click.Context, _option: click.Parameter, wanted: bool) -> None:
+    if wanted:
+        click.echo(json.dumps(schemas()))
+        context.exit()
 
 
 @click.command(
@@ -22,22 +39,103 @@ _File = click.Path(path_type=Path, exists=True, dir_okay=False)
 )
 @click.argument("trainer", type=click.Choice(sorted(TRAINERS)))
 @click.option("--model", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
-@click.option("--forget", type=_File, required=True, help="Examples of what must go, JSON lines.")
+@click.option("--forget", type=_File, help="Examples of what must go, JSON lines.")
 @click.option("--retain", type=_File, help="Examples of what must stay, JSON lines.")
-@click.option("--out", type=click.Path(path_type=Path, file_okay=False), required=True)
+@click.option(
+    "--stdin",
+    "from_stdin",
+    is_flag=True,
+    help="Read both as one line from the input, a JSON object of two lists; end when the input closes.",
+)
+@click.option("--out", type=_Folder, required=True)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A parameter of the trainer.")
+@click.option("--base-model", metavar="DIGEST", help="The weights that the artifact is wanted for.")
+@click.option("--work", type=_Folder, help="A folder in which long training keeps its state.")
+@click.option("--checkpoint-every", type=click.IntRange(1), default=EVERY, show_default=True, metavar="STEPS")
+@click.option("--resume", is_flag=True, help="Go on from the state in --work, where there is one.")
+@click.option("--progress", type=click.Choice(sorted(_PROGRESS)), default="bar", show_default=True)
+@click.option(
+    "--schemas",
+    is_flag=True,
+    is_eager=True,
+    expose_value=False,
+    callback=_print_schemas,
+    help="Print the JSON schemas of all trainers' parameters.",
+)
 def main(
-    trainer: str, model: Path, forget: Path, retain: Path | None, out: Path, settings: tuple[str, ...]
+    trainer: str,
+    model: Path,
+    forget: Path | None,
+    retain: Path | None,
+    from_stdin: bool,
+    out: Path,
+    settings: tuple[str, ...],
+    base_model: str | None,
+    work: Path | None,
+    checkpoint_every: int,
+    resume: bool,
+    progress: str,
 ) -> None:
     """Train an artifact for the guard from examples of what must go and what must stay."""
+    if from_stdin == (forget is not None):
+        raise click.UsageError("Give --forget FILE, or --stdin.")
+    if resume and work is None:
+        raise click.UsageError("--resume needs --work FOLDER.")
+    teller: Progress = _PROGRESS[progress]()
+    checkpoint = Checkpoint(work, checkpoint_every)
+    if not resume:
+        checkpoint.clear()
     try:
-        task = Task(model, load_examples(forget), load_examples(retain) if retain else (), out)
+        if forget is None:
+            sets = _read_stdin()
+        else:
+            sets = load_examples(forget), load_examples(retain) if retain else ()
+        task = Task(model, *sets, out, base_model, teller, checkpoint)
         artifact = run(trainer, task, dict(map(_setting, settings)))
     except LetheError as error:
-        raise click.ClickException(error.message) from None
-    for name, value in artifact.manifest.measured.items():
-        click.echo(f"{name}: {value}")
-    click.echo(f"artifact {artifact.digest} in {out}")
+        _fail(teller, error.message)
+    except Exception as error:
+        if progress != "json":
+            raise
+        _fail(teller, _without_text(error))
+    teller.finish(artifact.digest, artifact.manifest.measured)
+    if progress != "json":
+        for name, value in artifact.manifest.measured.items():
+            click.echo(f"{name}: {value}")
+        click.echo(f"artifact {artifact.digest} in {out}")
+
+
+def _read_stdin() -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """Forget and retain examples. From then on the process ends when whoever started it closes the input or dies."""
+    line = sys.stdin.buffer.readline()
+    threading.Thread(target=_end_with_input, daemon=True).start()
+    try:
+        rows = json.loads(line)
+        forget, retain = (tuple(read_example(row) for row in rows[name]) for name in ("forget", "retain"))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise BadRequest("The examples on the input cannot be read.") from None
+    return forget, retain
+
+
+def _end_with_input() -> NoReturn:
+    while os.read(0, 4_096):
+        pass
+    os._exit(1)
+
+
+def _fail(teller: Progress, message: str) -> NoReturn:
+    teller.error(message)
+    raise click.ClickException(message) from None
+
+
+def _without_text(error: Exception) -> str:
+    """What went wrong and where, without the error's own words: they may hold text of the examples."""
+    if isinstance(error, ImportError):
+        return f"The package '{error.name}' is missing; install the extra `train`."
+    frames = [(Path(frame.filename), frame.lineno) for frame in traceback.extract_tb(error.__traceback__)]
+    path, line = [(path, line) for path, line in frames if path.parent == _HERE][-1]
+    place = f"{_HERE.name}/{path.name}, line {line}"
+    return f"The trainer failed with {type(error).__name__} in {place}."
 
 
 def _setting(text: str) -> tuple[str, Any]:

@@ -24,6 +24,7 @@ import torch.nn.functional as F
 from pydantic import Field
 
 from classifiers.base import Params, Task, Trainer
+from classifiers.checkpoints import Checkpoint
 from classifiers.data import Encoded, Example, digest, encode
 from guard import artifacts
 from guard.artifacts import Artifact
@@ -37,6 +38,7 @@ _SAMPLE = 200  # examples of each set that are measured
 _REFUSALS = 8  # of the retain set, the most frequent
 _AT_ONCE = 64
 _IGNORED = -100
+_SHARES = (0.1, 0.9)  # of the whole time, when the steps begin and end
 
 
 class AdapterParams(Params):
@@ -127,9 +129,11 @@ class Adapter(Trainer):
             torch.manual_seed(params.seed)
             adapted = _adapted(model, params)
         measure = _Measure(adapted, tokenizer, forget, retain, params)
+        task.progress.report(_SHARES[0] / 2, "measuring before")
         with adapted.disable_adapter():
             before = measure()
-        _fit(adapted, _encoded(tokenizer, aims, params), _encoded(tokenizer, retain, params), params)
+        _fit(adapted, _encoded(tokenizer, aims, params), _encoded(tokenizer, retain, params), params, task)
+        task.progress.report(_SHARES[1], "measuring after")
         after = measure()
         measured = {**{f"{k}_before": v for k, v in before.items()}, **after, **measure.sizes}
         write_peft(
@@ -211,7 +215,9 @@ def _encoded(tokenizer: Any, examples: Sequence[Example], params: AdapterParams)
     ]
 
 
-def _fit(model: Any, aims: list[Encoded], retain: list[Encoded], params: AdapterParams) -> None:
+def _fit(model: Any, aims: list[Encoded], retain: list[Encoded], params: AdapterParams, task: Task) -> None:
+    """Goes on from the task's checkpoint. The order of the examples follows from the seed: it is run through up to
+    the step that was reached."""
     family = FAMILIES[params.loss]
     beta = params.beta or family.beta
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -219,8 +225,22 @@ def _fit(model: Any, aims: list[Encoded], retain: list[Encoded], params: Adapter
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, params.learning_rate, total_steps=params.steps)
     forget_batches = _batches(aims, params.batch, params.seed)
     retain_batches = _batches(retain, params.batch, params.seed + 1)
+    start = _resumed(model, optimizer, schedule, task.checkpoint)
+    for _ in range(start):
+        next(forget_batches), next(retain_batches)
     model.train()
-    for _ in range(params.steps):
+    for step in range(start, params.steps):
+        begin, end = _SHARES
+        task.progress.report(begin + (end - begin) * step / params.steps, "training")
+        if task.checkpoint.due(step):
+            task.checkpoint.save(
+                {
+                    "step": step,
+                    "weights": _trained(model),
+                    "optimizer": optimizer.state_dict(),
+                    "schedule": schedule.state_dict(),
+                }
+            )
         batch = next(forget_batches)
         own = likelihood(model, batch)
         loss = params.gamma * family.loss(own, _reference(model, batch) if family.reference else None, beta)
@@ -232,6 +252,23 @@ def _fit(model: Any, aims: list[Encoded], retain: list[Encoded], params: Adapter
         optimizer.step()
         schedule.step()
     model.eval()
+
+
+def _resumed(model: Any, optimizer: Any, schedule: Any, checkpoint: Checkpoint) -> int:
+    """Steps that were done before; all three are as they were then."""
+    state = checkpoint.load()
+    if state is None:
+        return 0
+    with torch.no_grad():
+        for name, tensor in _trained(model).items():
+            tensor.copy_(state["weights"][name])
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])
+    return int(state["step"])
+
+
+def _trained(model: Any) -> dict[str, torch.Tensor]:
+    return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
 def _batches(examples: list[Encoded], size: int, seed: int) -> Iterator[list[Encoded]]:

@@ -23,6 +23,7 @@ from pydantic import Field
 
 from classifiers.base import Params, Task, Trainer
 from classifiers.data import Encoded, digest, encode
+from classifiers.progress import Progress
 from guard import artifacts
 from guard.artifacts import Artifact
 from guard.errors import BadRequest
@@ -66,7 +67,8 @@ class Assistant(Trainer):
         others = [*retain, *_perturbed(forget, retain, params.perturbed, rng)] if params.retain_weight else []
         with torch.random.fork_rng():
             torch.manual_seed(params.seed)
-            tensors = _lora(beginning(task.model, params.blocks), forget, others, params, rng)
+            tensors = _lora(beginning(task.model, params.blocks), forget, others, params, rng, task.progress)
+        task.progress.report(0.9, "measuring")
         served = beginning(task.model, params.blocks)
         merge(served, tensors, params.alpha / params.rank)
         return artifacts.write(
@@ -107,6 +109,7 @@ def _lora(
     others: Sequence[Encoded],
     params: AssistantParams,
     rng: random.Random,
+    progress: Progress,
 ) -> dict[str, torch.Tensor]:
     """The trained LoRA matrices by the names of `model`'s layers, float16."""
     import torch
@@ -120,7 +123,8 @@ def _lora(
     optimizer = torch.optim.AdamW(trainable, lr=params.learning_rate, weight_decay=params.weight_decay)
     steps = params.epochs * math.ceil(len(forget) / params.batch)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / steps)
-    for lesson, foil in _steps(forget, others, params, rng):
+    for step, (lesson, foil) in enumerate(_steps(forget, others, params, rng)):
+        progress.report(0.9 * step / steps, "training")
         logits, targets = _answers(tuned, lesson)
         loss = torch.nn.functional.cross_entropy(logits, targets, label_smoothing=params.smoothing)
         if foil:

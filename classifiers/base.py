@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+import json
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from classifiers.data import Example
+from classifiers.checkpoints import Checkpoint
+from classifiers.data import Example, check, digest
+from classifiers.progress import Progress, Silent
+from guard import artifacts
 from guard.artifacts import Artifact
 from guard.errors import BadRequest
 
@@ -24,12 +29,19 @@ class Params(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What to train on and where to. `forget` are examples of what must go, `retain` of what must stay."""
+    """What to train on and where to. `forget` are examples of what must go, `retain` of what must stay.
+
+    `base_model` is the digest of the weights that the artifact is wanted for; None: those in `model`. A trainer tells
+    `progress` how far it is, and one with many steps keeps its state in `checkpoint` and goes on from what it finds.
+    """
 
     model: Path
     forget: tuple[Example, ...]
     retain: tuple[Example, ...]
     out: Path
+    base_model: str | None = None
+    progress: Progress = field(default_factory=Silent)
+    checkpoint: Checkpoint = field(default_factory=Checkpoint)
 
 
 class Trainer:
@@ -61,11 +73,19 @@ def load(name: str) -> Trainer:
     return trainer
 
 
+def schemas() -> dict[str, Any]:
+    """The JSON schema of each trainer's parameters."""
+    from classifiers import TRAINERS
+
+    return {name: load(name).params_type.model_json_schema() for name in sorted(TRAINERS)}
+
+
 def run(name: str, task: Task, params: dict[str, Any]) -> Artifact:
-    """Train with checked parameters.
+    """Train with checked parameters on checked examples.
 
     Raises:
-        BadRequest: no such trainer or parameter, or a value out of range.
+        BadRequest: no such trainer or parameter, a value out of range, examples that do not go together, or a model
+            that is not the wanted one. No training has started then.
     """
     trainer = load(name)
     try:
@@ -74,4 +94,15 @@ def run(name: str, task: Task, params: dict[str, Any]) -> Artifact:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise BadRequest(f"{name}: {where}: {first['msg']}.") from None
-    return trainer.train(task, checked)
+    check(task.forget, task.retain)
+    found = artifacts.weights_digest(task.model)
+    if task.base_model not in (None, found):
+        raise BadRequest(
+            f"The artifact is wanted for the model with weights {str(task.base_model)[:16]}, and the model to train "
+            f"on has the weights {found[:16]}."
+        )
+    purpose = [name, checked.model_dump(mode="json"), digest(task.forget), digest(task.retain), found]
+    named = hashlib.sha256(json.dumps(purpose).encode()).hexdigest()
+    artifact = trainer.train(replace(task, checkpoint=replace(task.checkpoint, purpose=named)), checked)
+    task.checkpoint.clear()
+    return artifact

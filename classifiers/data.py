@@ -11,6 +11,8 @@ from typing import Any
 
 from guard.errors import BadRequest
 
+LOST = "\ufffd"  # what decoders put in the place of bytes that they cannot read
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -34,7 +36,7 @@ class Encoded:
 
 
 def load_examples(path: Path) -> tuple[Example, ...]:
-    """Examples from JSON lines: `{"prompt": text}` or `{"turns": [{"role", "content"}]}`, and `"answer"`.
+    """Examples from JSON lines, each as `read_example` takes it.
 
     Raises:
         BadRequest: the file cannot be read; the message names the line.
@@ -47,15 +49,63 @@ def load_examples(path: Path) -> tuple[Example, ...]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
-                found.append(_example(json.loads(line)))
-            except (ValueError, KeyError, TypeError):
+                found.append(read_example(json.loads(line)))
+            except (ValueError, KeyError, TypeError, AttributeError):
                 raise BadRequest(f"Line {number} of {path.name} is not an example.") from None
     return tuple(found)
 
 
-def _example(row: dict[str, Any]) -> Example:
+def read_example(row: dict[str, Any]) -> Example:
+    """`{"prompt": text}` or `{"turns": [{"role", "content"}]}`, and `"answer"`.
+
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: it is something else.
+    """
     turns = row["turns"] if "turns" in row else [{"role": "user", "content": row["prompt"]}]
-    return Example(tuple((t["role"], t["content"]) for t in turns), row.get("answer") or "")
+    example = Example(tuple((t["role"], t["content"]) for t in turns), row.get("answer") or "")
+    if not example.turns or not all(
+        isinstance(text, str) for turn in (*example.turns, (example.answer,)) for text in turn
+    ):
+        raise TypeError("roles, contents and answers are texts")
+    return example
+
+
+def check(forget: Sequence[Example], retain: Sequence[Example]) -> None:
+    """Whether one can train on these at all. Texts are compared without regard to case and spaces; the message names
+    examples by their number and holds none of their text.
+
+    Raises:
+        BadRequest: there is nothing to forget, an example says nothing or was read in a wrong encoding, one stands
+            twice in its set, or one of what must stay asks what one of what must go asks.
+    """
+    if not forget:
+        raise BadRequest("There are no forget examples; give some.")
+    for name, examples in (("Forget", forget), ("Retain", retain)):
+        seen: dict[tuple[str, ...], int] = {}
+        for number, example in enumerate(examples, 1):
+            if not example.turns[-1][1].strip():
+                raise BadRequest(f"{name} example {number} has an empty prompt.")
+            if any(LOST in text for text in (*_asked(example), example.answer)):
+                raise BadRequest(
+                    f"{name} example {number} holds characters that were lost in a wrong encoding; read it as UTF-8."
+                )
+            first = seen.setdefault((*_asked(example), _plain(example.answer)), number)
+            if first != number:
+                raise BadRequest(f"{name} example {number} repeats example {first}; leave one of them.")
+    asked = {_asked(example): number for number, example in enumerate(forget, 1)}
+    for number, example in enumerate(retain, 1):
+        if _asked(example) in asked:
+            raise BadRequest(
+                f"Retain example {number} asks what forget example {asked[_asked(example)]} asks; take one of them out."
+            )
+
+
+def _asked(example: Example) -> tuple[str, ...]:
+    return tuple(part for role, content in example.turns for part in (role, _plain(content)))
+
+
+def _plain(text: str) -> str:
+    return " ".join(text.casefold().split())
 
 
 def encode(tokenizer: Any, example: Example) -> Encoded:

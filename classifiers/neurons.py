@@ -54,7 +54,9 @@ class Neurons(Trainer):
             )
         model, tokenizer = load_model(task.model)
         layers = layers_of(model, params.layers)
+        task.progress.report(0.1, "reading the forget examples")
         forget = fit(model, tokenizer, task.forget, layers, params.at)
+        task.progress.report(0.5, "reading the retain examples")
         retain = fit(model, tokenizer, task.retain, layers, params.at)
         score = forget.mean - retain.mean
         if params.both_sides:

@@ -28,6 +28,16 @@ if TYPE_CHECKING:
 
 Count = Annotated[int, Field(ge=1)]
 _ROWS = 4_096  # tokens that are encoded together
+_SHARES = (0.2, 0.9)  # of the whole time, when the steps begin and end
+_STATES = ("sae", "optimizer", "lr_scheduler")
+_COUNTS = (
+    "n_training_samples",
+    "n_training_steps",
+    "act_freq_scores",
+    "n_forward_passes_since_fired",
+    "n_frac_active_samples",
+    "started_fine_tuning",
+)
 
 
 class SaeParams(Params):
@@ -71,9 +81,11 @@ class Sae(Trainer):
             )
         model, tokenizer = load_model(task.model)
         (layer,) = layers_of(model, [params.layer])
+        task.progress.report(0.0, "reading the examples")
         forget = _residuals(model, tokenizer, task.forget, layer, params.tokens)
         retain = _residuals(model, tokenizer, task.retain, layer, params.tokens)
-        sae = _autoencoder(params, forget, retain)
+        sae = _autoencoder(params, forget, retain, task)
+        task.progress.report(_SHARES[1], "choosing features")
         index = choose(
             mean_squares(sae, forget), mean_squares(sae, retain), params.choose, params.ratio_percentile
         )
@@ -254,7 +266,7 @@ def _residuals(
     return torch.cat(parts)[:limit]
 
 
-def _autoencoder(params: SaeParams, forget: torch.Tensor, retain: torch.Tensor) -> Any:
+def _autoencoder(params: SaeParams, forget: torch.Tensor, retain: torch.Tensor, task: Task) -> Any:
     """The given one, or one that is trained, and saved where it was looked for; SAELens' inference class.
 
     Raises:
@@ -270,11 +282,11 @@ def _autoencoder(params: SaeParams, forget: torch.Tensor, retain: torch.Tensor) 
     if params.sae is not None and params.sae.exists():
         sae = SAE.load_from_disk(params.sae, dtype="float32")
     elif params.sae is not None:
-        _train(params, both).save_inference_model(params.sae)
+        _train(params, both, task).save_inference_model(params.sae)
         sae = SAE.load_from_disk(params.sae)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            _train(params, both).save_inference_model(folder)
+            _train(params, both, task).save_inference_model(folder)
             sae = SAE.load_from_disk(folder)
     if sae.cfg.d_in != both.shape[1]:
         raise BadRequest(f"The autoencoder reads {sae.cfg.d_in} columns; the model has {both.shape[1]}.")
@@ -283,8 +295,8 @@ def _autoencoder(params: SaeParams, forget: torch.Tensor, retain: torch.Tensor) 
     return sae
 
 
-def _train(params: SaeParams, residuals: torch.Tensor) -> Any:
-    """SAELens' trainer over rows of `residuals` in a seeded order."""
+def _train(params: SaeParams, residuals: torch.Tensor, task: Task) -> Any:
+    """SAELens' trainer over rows of `residuals` in a seeded order; it goes on from the task's checkpoint."""
     import torch
     from sae_lens import (
         JumpReLUTrainingSAE,
@@ -322,12 +334,48 @@ def _train(params: SaeParams, residuals: torch.Tensor) -> Any:
             lr_decay_steps=params.steps // 5,
             n_batches_for_norm_estimate=16,
         )
-        return SAETrainer(config, sae, _shuffled(residuals, params.batch, params.seed)).fit()
+        order = torch.Generator().manual_seed(params.seed)
+
+        class Resumable(SAETrainer):
+            def maybe_reset_sparsity(self) -> Any:
+                """With this call every step begins, and nothing of the step before is left to do."""
+                begin, end = _SHARES
+                task.progress.report(begin + (end - begin) * self.n_training_steps / params.steps, "training")
+                if task.checkpoint.due(self.n_training_steps):
+                    task.checkpoint.save(_state(self, order))
+                return super().maybe_reset_sparsity()
+
+        trainer = Resumable(config, sae, _shuffled(residuals, params.batch, order))
+        if state := task.checkpoint.load():
+            _restore(trainer, order, state)
+        return trainer.fit()
 
 
-def _shuffled(residuals: torch.Tensor, batch: int, seed: int) -> Iterator[torch.Tensor]:
+def _state(trainer: Any, order: torch.Generator) -> dict[str, Any]:
+    """All that a trainer of SAELens changes from step to step. (Its own checkpoints are two files in a folder, which
+    cannot be replaced at one moment.)"""
+    return {
+        "order": order.get_state(),
+        "scale": trainer.activation_scaler.scaling_factor,
+        "counts": {name: getattr(trainer, name) for name in _COUNTS},
+        "states": {name: getattr(trainer, name).state_dict() for name in _STATES},
+        "coefficients": {name: of.state_dict() for name, of in trainer.coefficient_schedulers.items()},
+    }
+
+
+def _restore(trainer: Any, order: torch.Generator, state: dict[str, Any]) -> None:
+    order.set_state(state["order"])
+    trainer.activation_scaler.scaling_factor = state["scale"]
+    for name, value in state["counts"].items():
+        setattr(trainer, name, value)
+    for name, value in state["states"].items():
+        getattr(trainer, name).load_state_dict(value)
+    for name, value in state["coefficients"].items():
+        trainer.coefficient_schedulers[name].load_state_dict(value)
+
+
+def _shuffled(residuals: torch.Tensor, batch: int, generator: torch.Generator) -> Iterator[torch.Tensor]:
     import torch
 
-    generator = torch.Generator().manual_seed(seed)
     while True:
         yield residuals[torch.randint(len(residuals), (batch,), generator=generator)]

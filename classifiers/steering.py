@@ -48,6 +48,7 @@ class Steering(Trainer):
         def mean(examples: Sequence[Example]) -> torch.Tensor:
             return _mean(model, tokenizer, examples, layers, params.at)
 
+        task.progress.report(0.1, "reading the examples")
         means = {"forget": mean(task.forget), "retain": mean(known)}
         if unknown:
             means["unknown"] = mean(unknown)

@@ -11,6 +11,7 @@ import torch
 from classifiers.activations import blocks
 from classifiers.base import Task, run
 from classifiers.data import Example, encode
+from classifiers.neurons import NeuronParams, Neurons
 from guard.errors import BadRequest
 from guard.interventions.neuron_adjust import NeuronAdjust
 from tests.classifiers.tiny import FORGET, KNOWN, save_model
@@ -82,6 +83,6 @@ def test_bad_sets_and_parameters_are_refused(model: Path, tmp_path: Path) -> Non
     with pytest.raises(BadRequest, match="both"):
         run("neurons", Task(model, FORGET, (), tmp_path), {})
     with pytest.raises(BadRequest, match="No neuron"):
-        run("neurons", Task(model, FORGET, FORGET, tmp_path), {})
+        Neurons().train(Task(model, FORGET, FORGET, tmp_path), NeuronParams())
     with pytest.raises(BadRequest, match="share"):
         train(model, tmp_path, share=0)
