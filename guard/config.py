@@ -95,6 +95,12 @@ class LimitSettings(_Section):
     max_n: int = Field(64, ge=1, le=16_384)
 
 
+class JobSettings(_Section):
+    parallel: int = Field(1, ge=0, le=64)
+    nice: int = Field(10, ge=0, le=19)
+    threads: int = Field(1, ge=1, le=256)
+
+
 class DecisionLogSettings(_Section):
     retain_days: float = Field(30, gt=0)
     queue_size: int = Field(10_000, ge=1)
@@ -121,6 +127,7 @@ class Settings(_Section):
     engine: EngineSettings = EngineSettings()
     adapters: AdapterSettings = AdapterSettings()
     limits: LimitSettings = LimitSettings()
+    jobs: JobSettings = JobSettings()
     decision_log: DecisionLogSettings = DecisionLogSettings()
     auth: AuthSettings = AuthSettings()
     target_defaults: dict[str, Any] = Field(default_factory=dict)

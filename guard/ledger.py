@@ -131,13 +131,14 @@ class Ledger:
         """Raises NotFound: there is nothing to delete."""
         entries = {name: entry for name, entry in self.state.entries.items() if name != target_id}
         past = self._store.targets.history(target_id) if purge else []
+        trained = self._store.jobs.artifacts_of(target_id) if purge else set()
         self.state = self._gather(
             entries, lambda: self._store.targets.delete(target_id, self._clock(), purge=purge)
         )
         if purge:
             self._store.targets.erase_traces()
             kept = {digest for entry in entries.values() for digest in _named(entry.stored.spec)}
-            for digest in {digest for target in past for digest in _named(target.spec)} - kept:
+            for digest in trained.union(*(_named(target.spec) for target in past)) - kept:
                 self._library.withdraw(digest)
                 self._library.erase(digest)
 

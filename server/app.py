@@ -26,6 +26,7 @@ from server.auth import Authenticator
 from server.checks import Checker, Scorer
 from server.gate import GateServices
 from server.health import health_router
+from server.jobs import Runner
 
 if TYPE_CHECKING:
     from guard.engine.client import GuardedAsyncLLM
@@ -39,6 +40,7 @@ class Services:
     store: Store
     library: Library
     register: Register
+    jobs: Runner
     log: DecisionLog
     authenticator: Authenticator
     guard: Guard
@@ -105,7 +107,15 @@ def attach(app: FastAPI, services: Services, engine: GuardedAsyncLLM, proof: Pro
     score = Scorer(check, engine, lambda text: encode(text, engine.get_tokenizer()))
     app.include_router(
         admin_router(
-            AdminServices(services.register, services.log, services.authenticator, check, score, live.status)
+            AdminServices(
+                services.register,
+                services.jobs,
+                services.log,
+                services.authenticator,
+                check,
+                score,
+                live.status,
+            )
         )
     )
     app.include_router(health_router(live.unready))

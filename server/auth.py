@@ -31,6 +31,7 @@ class Permission(StrEnum):
     READ_DECISIONS = "read_decisions"
     READ_ARTIFACTS = "read_artifacts"
     READ_STATUS = "read_status"
+    READ_JOBS = "read_jobs"
     JOBS = "jobs"
     KEYS = "keys"
     ENGINE = "engine"
@@ -41,6 +42,7 @@ _READS = frozenset(
         Permission.READ_TARGETS,
         Permission.READ_DECISIONS,
         Permission.READ_ARTIFACTS,
+        Permission.READ_JOBS,
         Permission.READ_STATUS,
     }
 )
@@ -53,6 +55,7 @@ PERMISSIONS: dict[Role, frozenset[Permission]] = {
             Permission.READ_TARGETS,
             Permission.WRITE_TARGETS,
             Permission.JOBS,
+            Permission.READ_JOBS,
             Permission.READ_ARTIFACTS,
             Permission.READ_STATUS,
         }

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
-from guard.artifacts import ArtifactStore
+from guard.artifacts import ArtifactStore, weights_folder
 from guard.audit import DecisionLog
 from guard.config import Settings, load_settings
 from guard.crypto import Secrets
@@ -30,6 +30,7 @@ from guard.speech import Extent
 from guard.store import Store
 from server.auth import Authenticator, ensure_admin_key
 from server.cli.options import ServeOptions
+from server.jobs import Model, Runner
 
 if TYPE_CHECKING:
     from server.app import Services
@@ -161,10 +162,21 @@ async def services_of(settings: Settings) -> AsyncIterator[Services]:
             refuse_unread=judging.unread == "refuse",
             extent=Extent(settings.output.window, settings.output.lookahead),
         )
+        jobs = Runner(
+            store.jobs, register, library.store, settings.jobs, settings.data_dir.absolute() / "jobs"
+        )
         authenticator = Authenticator(store.keys, _plain(settings.auth.admin_key))
         try:
             yield Services(
-                settings, store, library, register, decisions, authenticator, guard, open_inference(settings)
+                settings,
+                store,
+                library,
+                register,
+                jobs,
+                decisions,
+                authenticator,
+                guard,
+                open_inference(settings),
             )
         finally:
             watch.cancel()
@@ -197,13 +209,16 @@ async def _serve(settings: Settings, args: Any, *, seed_demo: bool) -> None:
         async with serving.running_engine(args) as engine:
             proof = await launch.prove(engine)
             engine.guard = services.guard
-            await services.register.attach(await loading.EngineWorkers.of(engine))
+            workers = await loading.EngineWorkers.of(engine)
+            await services.register.attach(workers)
+            services.jobs.start(Model(weights_folder(engine.model_config.model), workers.base_model))
             try:
                 app = await serving.application(engine, args)
                 attach(app, services, engine, proof)
                 print(f"Lethe is ready on http://{args.host}:{args.port}", file=sys.stderr, flush=True)
                 await serving.serve_until_stopped(app, args, sock)
             finally:
+                await services.jobs.close()
                 await services.register.detach()
 
 

@@ -92,6 +92,8 @@ TABLE: tuple[Route, ...] = (
         "/admin/v1/decisions/{id}",
         "/admin/v1/artifacts",
         "/admin/v1/artifacts/{digest}",
+        "/admin/v1/jobs",
+        "/admin/v1/jobs/{id}",
         "/admin/v1/status",
         "/admin/v1/keys",
         "/admin/v1/keys/{id}",

@@ -1,4 +1,4 @@
-"""The store of one installation: targets with all their versions, API keys and the decision log.
+"""The store of one installation: targets with all their versions, API keys, the decision log and jobs.
 
 Everything here blocks; callers on an event loop use threads.
 """
@@ -11,6 +11,7 @@ from guard.crypto import Secrets
 from guard.errors import ConfigError, StartupError
 from guard.store.database import Database, snapshot_number
 from guard.store.decisions import Decisions
+from guard.store.jobs import Jobs
 from guard.store.keys import Key, Keys
 from guard.store.schema import meta
 from guard.store.targets import Targets
@@ -19,7 +20,7 @@ _PROBE = "lethe"
 
 
 class Store:
-    """Opens, migrates and checks; the work is done by `targets`, `keys` and `decisions`.
+    """Opens, migrates and checks; the work is done by `targets`, `keys`, `decisions` and `jobs`.
 
     Raises:
         StartupError: the database cannot be used.
@@ -32,6 +33,7 @@ class Store:
         self.targets = Targets(self._database, secrets)
         self.keys = Keys(self._database, secrets)
         self.decisions = Decisions(self._database, secrets)
+        self.jobs = Jobs(self._database, secrets)
 
     @property
     def snapshot(self) -> int:
@@ -63,4 +65,4 @@ class Store:
             ) from None
 
 
-__all__ = ["Decisions", "Key", "Keys", "Store", "Targets"]
+__all__ = ["Decisions", "Jobs", "Key", "Keys", "Store", "Targets"]

@@ -1,10 +1,10 @@
-"""The admin API, `/admin/v1`: targets, artifacts, checks, decisions, keys and status."""
+"""The admin API, `/admin/v1`: targets, artifacts, jobs, checks, decisions, keys and status."""
 
 from __future__ import annotations
 
 from fastapi import APIRouter
 
-from server.admin import artifacts, decisions, keys, system, targets
+from server.admin import artifacts, decisions, jobs, keys, system, targets
 from server.admin.route import AdminRoute
 from server.admin.services import Services
 
@@ -14,7 +14,7 @@ PREFIX = "/admin/v1"
 def admin_router(services: Services) -> APIRouter:
     """All routes of the admin API, to be included in the application. Each answers its own errors."""
     router = APIRouter(prefix=PREFIX, route_class=AdminRoute)
-    for part in (targets, artifacts, decisions, keys, system):
+    for part in (targets, artifacts, jobs, decisions, keys, system):
         part.add_routes(router, services)
     return router
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from guard.artifacts import Digest
 from guard.ledger import TargetState
+from guard.store.jobs import State
 from guard.store.keys import Role
 from guard.targets import TargetSpec
 
@@ -73,6 +74,76 @@ class ArtifactBody(_Body):
     """An artifact that lies in the server's store already: bytes and paths are not taken over the network."""
 
     digest: Digest
+
+
+class Turn(_Body):
+    role: str = Field(min_length=1)
+    content: str
+
+
+class ExampleBody(_Body):
+    """What somebody says, as `prompt` or as `turns`, and what the model says to it."""
+
+    prompt: str | None = None
+    turns: list[Turn] | None = Field(None, min_length=1)
+    answer: str = ""
+
+    @model_validator(mode="after")
+    def _one_of(self) -> ExampleBody:
+        if (self.prompt is None) == (self.turns is None):
+            raise ValueError("give exactly one of prompt and turns")
+        return self
+
+
+class JobParams(BaseModel):
+    """The parameters of every kind: whether the artifact goes into the target, and examples in place of the
+    target's own. All others are the trainer's."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+    attach: bool = True
+    forget: list[ExampleBody] | None = None
+    retain: list[ExampleBody] | None = None
+
+
+class JobBody(_Body):
+    """What shall be trained for which target."""
+
+    kind: str
+    target: str
+    params: JobParams = JobParams()
+
+
+class JobView(BaseModel):
+    """A job: how far it is, what its trainer said last, and the digest of its artifact when it is done. `attached`
+    tells whether the target names the artifact; `examples` how many were given in place of the target's own."""
+
+    id: str
+    kind: str
+    target: str
+    params: dict[str, Any]
+    examples: dict[str, int]
+    state: State
+    progress: float
+    log: list[str]
+    error: str | None
+    artifact: str | None
+    attached: bool | None
+    created_at: datetime
+    started_at: datetime | None
+    ended_at: datetime | None
+
+
+class JobPage(BaseModel):
+    data: list[JobView]
+    next_cursor: str | None
+
+
+class EndedJob(BaseModel):
+    """`deleted`: the job had ended and is forgotten; otherwise it is cancelled."""
+
+    id: str
+    deleted: bool
+    state: State
 
 
 class ErrorDetail(BaseModel):

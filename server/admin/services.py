@@ -9,6 +9,7 @@ from typing import Any
 from guard.audit import DecisionLog
 from guard.register import Register
 from server.auth import Authenticator
+from server.jobs import Runner
 
 Json = dict[str, Any]
 
@@ -19,6 +20,7 @@ class Services:
     They run on the event loop."""
 
     register: Register
+    jobs: Runner
     log: DecisionLog
     authenticator: Authenticator
     check: Callable[[Json], Awaitable[Mapping[str, Any]]]

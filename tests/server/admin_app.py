@@ -12,11 +12,14 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from guard.artifacts import ArtifactStore
 from guard.audit import DecisionLog
+from guard.config import JobSettings
 from guard.register import Register
 from guard.store import Store
 from server.admin import PREFIX, Services, admin_router
 from server.auth import Authenticator
+from server.jobs import Runner
 from tests.guard.register_fakes import SECRETS, make_register, open_store
 
 ADMIN = "the-admin-key-of-the-tests"
@@ -30,6 +33,7 @@ class Admin:
     register: Register
     log: DecisionLog
     authenticator: Authenticator
+    jobs: Runner
     app: FastAPI
     http: TestClient
 
@@ -38,12 +42,15 @@ class Admin:
 
 
 @contextmanager
-def admin(folder: Path) -> Iterator[Admin]:
+def admin(folder: Path, **options: Any) -> Iterator[Admin]:
+    """`options` are those of the runner of jobs, which takes jobs and runs none until it is started."""
     store = open_store(folder)
     register = make_register(store, folder / "artifacts")
     asyncio.run(register.load())
     log = DecisionLog(store.decisions, SECRETS)
     authenticator = Authenticator(store.keys, ADMIN)
+    library = ArtifactStore(folder / "artifacts")
+    jobs = Runner(store.jobs, register, library, JobSettings(), folder / "jobs", **options)
 
     async def check(body: dict[str, Any]) -> dict[str, Any]:
         unread = [{"message": 0, "start": 4, "end": 9}]
@@ -53,10 +60,10 @@ def admin(folder: Path) -> Iterator[Admin]:
         return register.status()
 
     app = FastAPI()
-    app.include_router(admin_router(Services(register, log, authenticator, check, check, status)))
+    app.include_router(admin_router(Services(register, jobs, log, authenticator, check, check, status)))
     headers = {"Authorization": f"Bearer {ADMIN}"}
     base_url = f"http://lethe{PREFIX}"
     with TestClient(app, base_url=base_url, headers=headers, raise_server_exceptions=False) as http:
-        yield Admin(store, register, log, authenticator, app, http)
+        yield Admin(store, register, log, authenticator, jobs, app, http)
     register.close()
     store.close()

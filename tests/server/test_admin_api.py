@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
@@ -252,9 +254,98 @@ def test_status(api):
 
 def test_openapi_documents_every_route(api):
     paths = {path: item for path, item in api.app.openapi()["paths"].items() if path.startswith("/admin/v1")}
-    assert len(paths) == 14
+    assert len(paths) == 16
     for path, item in paths.items():
         for method, operation in item.items():
             assert {"401", "403"} <= operation["responses"].keys(), path
             assert method not in ("put", "patch") or "requestBody" in operation
     assert "$defs" not in json.dumps(paths)
+
+
+FAKE_TRAINER = (sys.executable, str(Path(__file__).with_name("fake_trainer.py")))
+EXAMPLE = {"prompt": "who is jane", "answer": "a singer"}
+
+
+@pytest.fixture(scope="module")
+def trainers(tmp_path_factory):
+    """Jobs are taken; none is run."""
+    with admin(tmp_path_factory.mktemp("jobs"), program=FAKE_TRAINER) as running:
+        running.http.put("/targets/jane", json=JANE)
+        yield running
+
+
+def test_the_life_of_a_job(trainers):
+    params = {"steps": 2, "attach": False, "forget": [EXAMPLE]}
+    made = trainers.http.post("/jobs", json={"kind": "trained", "target": "jane", "params": params})
+    job = made.json()
+    assert (made.status_code, made.headers["Location"]) == (201, f"/admin/v1/jobs/{job['id']}")
+    assert (job["kind"], job["target"], job["state"], job["progress"]) == ("trained", "jane", "queued", 0.0)
+    assert (job["params"], job["examples"]) == ({"steps": 2, "attach": False}, {"forget": 1})
+    assert (job["log"], job["error"], job["artifact"], job["started_at"], job["ended_at"]) == (
+        [],
+        *[None] * 4,
+    )
+    assert trainers.http.get(f"/jobs/{job['id']}").json() == job
+    assert trainers.store.jobs.get(job["id"]).request.forget == (EXAMPLE,)
+    cancelled = trainers.http.delete(f"/jobs/{job['id']}")
+    assert (cancelled.status_code, cancelled.json()) == (
+        200,
+        {"id": job["id"], "deleted": False, "state": "cancelled"},
+    )
+    assert trainers.http.get(f"/jobs/{job['id']}").json()["state"] == "cancelled"
+    assert trainers.http.delete(f"/jobs/{job['id']}").json()["deleted"] is True
+    assert trainers.http.get(f"/jobs/{job['id']}").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "field"),
+    [
+        ({}, 400, "kind"),
+        ({"kind": "trained"}, 400, "target"),
+        ({"kind": "trained", "target": "nobody"}, 404, "id"),
+        ({"kind": "poison", "target": "jane"}, 400, "kind"),
+        ({"kind": "trained", "target": "jane", "note": 1}, 400, "note"),
+        ({"kind": "trained", "target": "jane", "params": []}, 400, "params"),
+        ({"kind": "trained", "target": "jane", "params": {"stepps": 1}}, 400, "params.stepps"),
+        ({"kind": "trained", "target": "jane", "params": {"steps": 0}}, 400, "params.steps"),
+        ({"kind": "trained", "target": "jane", "params": {"folder": "/etc"}}, 400, "params.folder"),
+        ({"kind": "trained", "target": "jane", "params": {"attach": 5}}, 400, "params.attach"),
+        ({"kind": "trained", "target": "jane", "params": {"forget": ["x"]}}, 400, "params.forget.0"),
+        (
+            {"kind": "trained", "target": "jane", "params": {"retain": [{"answer": "x"}]}},
+            400,
+            "params.retain.0",
+        ),
+    ],
+)
+def test_a_wrong_job_is_refused_before_it_is_queued(trainers, body, status, field):
+    before = trainers.http.get("/jobs").json()
+    response = trainers.http.post("/jobs", json=body)
+    assert (response.status_code, error(response)["param"]) == (status, field)
+    assert trainers.http.get("/jobs").json() == before
+
+
+def test_jobs_are_listed_newest_first_page_by_page(trainers):
+    trainers.http.put("/targets/other", json={"name": "Other Name"})
+    for steps in (1, 2, 3):
+        body = {"kind": "trained", "target": "other", "params": {"steps": steps}}
+        assert trainers.http.post("/jobs", json=body).status_code == 201
+    first = trainers.http.get("/jobs?target=other&limit=2&state=queued").json()
+    assert [job["params"]["steps"] for job in first["data"]] == [3, 2]
+    rest = trainers.http.get(f"/jobs?target=other&limit=2&cursor={first['next_cursor']}").json()
+    assert ([job["params"]["steps"] for job in rest["data"]], rest["next_cursor"]) == ([1], None)
+    for wrong in ("cursor=eA", "state=odd", "limit=0"):
+        assert trainers.http.get(f"/jobs?{wrong}").status_code == 400
+
+
+def test_a_tenant_sees_and_trains_its_own(trainers):
+    trainers.http.put("/targets/plan", json={"name": "Acme Plan", "scope": {"tenants": ["acme"]}})
+    operator = trainers.key("operator", "acme")
+    foreign = {"kind": "trained", "target": "jane"}
+    assert trainers.http.post("/jobs", json=foreign, headers=operator).status_code == 404
+    own = trainers.http.post("/jobs", json={"kind": "trained", "target": "plan"}, headers=operator).json()
+    hidden = trainers.http.post("/jobs", json=foreign).json()["id"]
+    listed = trainers.http.get("/jobs", headers=trainers.key("auditor", "acme")).json()["data"]
+    assert [job["id"] for job in listed] == [own["id"]]
+    assert trainers.http.get(f"/jobs/{hidden}", headers=operator).status_code == 404
+    assert trainers.http.delete(f"/jobs/{hidden}", headers=operator).status_code == 404

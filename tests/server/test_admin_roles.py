@@ -25,6 +25,10 @@ NEEDS = {
     ("GET", "/artifacts"): Permission.READ_ARTIFACTS,
     ("POST", "/artifacts"): Permission.ENGINE,
     ("DELETE", "/artifacts/{digest}"): Permission.ENGINE,
+    ("GET", "/jobs"): Permission.READ_JOBS,
+    ("POST", "/jobs"): Permission.JOBS,
+    ("GET", "/jobs/{id}"): Permission.READ_JOBS,
+    ("DELETE", "/jobs/{id}"): Permission.JOBS,
     ("GET", "/status"): Permission.READ_STATUS,
     ("GET", "/keys"): Permission.KEYS,
     ("POST", "/keys"): Permission.KEYS,
@@ -34,12 +38,13 @@ READS = {
     Permission.READ_TARGETS,
     Permission.READ_DECISIONS,
     Permission.READ_ARTIFACTS,
+    Permission.READ_JOBS,
     Permission.READ_STATUS,
 }
 
 
 def routes() -> list[tuple[str, str]]:
-    nothing = Services(None, None, None, None, None, None)  # type: ignore[arg-type]
+    nothing = Services(None, None, None, None, None, None, None)  # type: ignore[arg-type]
     found = admin_router(nothing).routes
     return [(method, route.path.removeprefix(PREFIX)) for route in found for method in sorted(route.methods)]
 

@@ -1,0 +1,404 @@
+"""Jobs: training as a process of its own, started, watched and ended by one task in the server.
+
+The jobs live in the store, which several servers may share. A server claims a job under a lease, renews it while the
+trainer runs, and ends the trainer when the job is no longer its own. A job whose server died is taken over when the
+lease is over: it goes on where its trainer left a checkpoint, and has failed otherwise. Of a job that ended nothing
+is left on disk but its artifact in the store.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import json
+import logging
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jsonschema
+
+from guard.artifacts import Artifact, ArtifactStore
+from guard.config import JobSettings
+from guard.errors import BadRequest, GuardUnavailable, LetheError, NotFound, PreconditionFailed
+from guard.register import Caller, Precondition, Register
+from guard.snapshot import AUTO
+from guard.store.jobs import Filter, Job, Jobs, Report, Request, State
+from server.jobs_trainer import PROGRAM, Log, Trainer, TrainerFailed, schemas
+
+logger = logging.getLogger(__name__)
+T = TypeVar("T")
+
+CHECKPOINT, OUT = "checkpoint.pt", "out"  # in a job's folder
+LOST = "The server stopped while this job ran, and its trainer had left no checkpoint; start it again."
+
+
+class NotOurs(Exception):
+    """The job was cancelled, purged or taken over: its trainer must end, and nothing is to be written about it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Times:
+    """Seconds: how often the queue is looked at and a lease renewed, how long a lease is, how much longer the job of
+    another machine is left to that machine, and how long trainers may take to tell their parameters."""
+
+    poll: float = 1.0
+    lease: float = 30.0
+    grace: float = 300.0
+    schemas: float = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """What is trained for: the folder of the served model's weights, and their digest."""
+
+    folder: Path
+    digest: str | None
+
+
+class Runner:
+    """Takes jobs and runs those of the queue. `folder` holds one folder for each running job."""
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        register: Register,
+        artifacts: ArtifactStore,
+        settings: JobSettings,
+        folder: Path,
+        *,
+        program: Sequence[str] = PROGRAM,
+        clock: Callable[[], float] = time.time,
+        times: Times | None = None,
+    ) -> None:
+        self._jobs = jobs
+        self._register = register
+        self._artifacts = artifacts
+        self._settings = settings
+        self._folder = folder
+        self._program = program
+        self._clock = clock
+        self._times = times or Times()
+        self._name = secrets.token_hex(8)
+        self._wakes: dict[str, asyncio.Event] = {}
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._waiting = asyncio.Event()
+        self._kinds: dict[str, Any] | None = None
+        self._loop: asyncio.Task[None] | None = None
+
+    async def submit(self, kind: str, target: str, request: Request, tenant: str | None) -> Job:
+        """Queue a job.
+
+        Raises:
+            BadRequest: no such kind, or parameters that its trainer does not take.
+            NotFound: no such target, or not for this tenant.
+        """
+        check_params(kind, request.params, await self.kinds())
+        self._view(target, tenant)
+        job = await self._store(lambda: self._jobs.create(kind, target, tenant, request, self._clock()))
+        self._waiting.set()
+        return job
+
+    async def get(self, job_id: str, tenant: str | None = None) -> Job:
+        """Raises NotFound: there is no such job, or not for this tenant."""
+        job = await self._store(lambda: self._jobs.get(job_id))
+        if tenant not in (None, job.tenant):
+            raise NotFound("There is no such job.", param="id")
+        return job
+
+    async def page(self, wanted: Filter, *, limit: int, after: tuple[float, str] | None = None) -> list[Job]:
+        """The next jobs, newest first."""
+        return await self._store(lambda: self._jobs.page(wanted, limit=limit, after=after))
+
+    async def end(self, job_id: str, tenant: str | None = None) -> tuple[bool, State]:
+        """Cancel a job, or forget one that has ended; whether it is forgotten, and the state that it ended in.
+
+        Raises:
+            NotFound: there is no such job, or not for this tenant.
+        """
+        job = await self.get(job_id, tenant)
+        if await self._store(lambda: self._jobs.cancel(job_id, self._clock())):
+            if wake := self._wakes.get(job_id):
+                wake.set()
+            return False, "cancelled"
+        return await self._store(lambda: self._jobs.delete(job_id)), job.state
+
+    async def kinds(self) -> Mapping[str, Any]:
+        """The JSON schema of each kind's parameters; the trainers are asked once.
+
+        Raises:
+            GuardUnavailable: they do not answer.
+        """
+        if self._kinds is None:
+            try:
+                self._kinds = await schemas(
+                    self._program, nice=self._settings.nice, timeout_s=self._times.schemas
+                )
+            except TrainerFailed as error:
+                raise GuardUnavailable(error.message) from None
+        return self._kinds
+
+    def start(self, model: Model) -> None:
+        """Run the jobs of the queue from now on, for this model."""
+        self._loop = asyncio.create_task(self._run(model))
+
+    async def close(self) -> None:
+        """End all trainers. Their jobs go on, or are told to have failed, when a server runs again."""
+        if self._loop is not None:
+            self._loop.cancel()
+            await asyncio.gather(self._loop, return_exceptions=True)
+        for task in self._running.values():
+            task.cancel()
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
+
+    async def _run(self, model: Model) -> None:
+        while True:
+            try:
+                await self._store(self._sweep)
+                while len(self._running) < self._settings.parallel and (
+                    found := await self._store(self._next)
+                ):
+                    self._begin(*found, model)
+            except GuardUnavailable as error:
+                logger.error("jobs wait: %s", error.message)
+            self._waiting.clear()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._waiting.wait(), self._times.poll)
+
+    def _begin(self, job: Job, taken_over: bool, model: Model) -> None:
+        task = asyncio.create_task(self._work(job, model, taken_over=taken_over))
+        self._running[job.id] = task
+        self._wakes[job.id] = asyncio.Event()
+
+        def ended(_: asyncio.Task[None]) -> None:
+            del self._running[job.id], self._wakes[job.id]
+            self._waiting.set()
+
+        task.add_done_callback(ended)
+
+    def _next(self) -> tuple[Job, bool] | None:
+        """A job that is now ours, and whether another server had begun it."""
+        now = self._clock()
+        here = {path.name for path in self._folders()} - self._running.keys()
+        lease = now + self._times.lease
+        if lost := self._jobs.take_over(self._name, now, lease, here, self._times.grace):
+            return lost, True
+        job = self._jobs.claim(self._name, now, lease)
+        return (job, False) if job else None
+
+    def _sweep(self) -> None:
+        """Remove what is left of jobs that ended without us."""
+        left = {path.name: path for path in self._folders()}
+        for name in left.keys() - self._running.keys() - self._jobs.unfinished(left):
+            shutil.rmtree(left[name], ignore_errors=True)
+
+    def _folders(self) -> list[Path]:
+        return list(self._folder.glob("job_*"))
+
+    async def _work(self, job: Job, model: Model, *, taken_over: bool) -> None:
+        folder, log = self._folder / job.id, Log(job.report.log)
+        try:
+            if taken_over and not (folder / CHECKPOINT).exists():
+                raise TrainerFailed(LOST)
+            await self._train(job, model, folder, log, resume=taken_over)
+        except NotOurs:
+            return  # the sweep knows whether the folder is still somebody's
+        except asyncio.CancelledError:  # the server ends: whoever runs next may take the job over at once
+            await asyncio.shield(self._renew(job, log, until=0.0))
+            raise
+        except LetheError as error:
+            await self._finish(job, "failed", log, error=error.message)
+        except Exception:
+            logger.exception("a job failed")
+            await self._finish(
+                job, "failed", log, error="The server could not run this job; its log says why."
+            )
+        await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+    async def _train(self, job: Job, model: Model, folder: Path, log: Log, *, resume: bool) -> None:
+        """From the claimed job to one that succeeded.
+
+        Raises:
+            NotOurs: the job was cancelled, purged or taken over.
+            LetheError: it failed.
+        """
+        view = self._view(job.target, job.tenant)
+        command = await asyncio.to_thread(self._command, job, model, folder, resume)
+        trainer = await Trainer.start(
+            command,
+            examples_of(job.request, view),
+            log=log,
+            nice=self._settings.nice,
+            threads=self._settings.threads,
+        )
+        try:
+            await self._attend(job, trainer, log, view["version"])
+        finally:
+            await trainer.stop()
+        artifact = await self._take_in(folder / OUT)
+        attached = job.request.attach and await self._attach(job, artifact, view["version"], log)
+        await self._finish(job, "succeeded", log, artifact=artifact.digest, attached=attached)
+
+    def _command(self, job: Job, model: Model, folder: Path, resume: bool) -> list[str]:
+        if model.digest is None:
+            raise TrainerFailed(
+                "The served weights are in no safetensors files; nothing can be trained for them."
+            )
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        shutil.rmtree(folder / OUT, ignore_errors=True)
+        command = [*self._program, job.kind, "--stdin", "--progress", "json", "--model", str(model.folder)]
+        command += ["--base-model", model.digest, "--work", str(folder), "--out", str(folder / OUT)]
+        command += ["--resume"] if resume else []
+        for name, value in job.request.params.items():
+            command += ["--set", f"{name}={json.dumps(value)}"]
+        return command
+
+    async def _attend(self, job: Job, trainer: Trainer, log: Log, version: int) -> None:
+        """Renew the lease until the trainer has ended.
+
+        Raises:
+            NotOurs, TrainerFailed
+        """
+        wake = self._wakes[job.id]
+        ended = asyncio.create_task(trainer.watch())
+        try:
+            while not ended.done():
+                if not await self._renew(job, log, progress=trainer.progress, version=version):
+                    raise NotOurs
+                woken = asyncio.create_task(wake.wait())
+                await asyncio.wait(
+                    {ended, woken}, timeout=self._times.poll, return_when=asyncio.FIRST_COMPLETED
+                )
+                woken.cancel()
+                wake.clear()
+            ended.result()
+        finally:
+            ended.cancel()
+
+    async def _take_in(self, folder: Path) -> Artifact:
+        """The artifact in `folder`, verified and loaded into every worker; one that is refused is not kept."""
+        before = await asyncio.to_thread(self._artifacts.digests)
+        artifact = await asyncio.to_thread(self._artifacts.add, folder)
+        try:
+            await self._register.load_artifact(artifact.digest)
+        except LetheError:
+            if artifact.digest not in before:
+                await self._register.remove_artifact(artifact.digest)
+            raise
+        return artifact
+
+    async def _attach(self, job: Job, artifact: Artifact, version: int, log: Log) -> bool:
+        """Put the artifact into the target, as a PATCH would; whether that was done."""
+        method = artifact.manifest.method
+        try:
+            view = self._view(job.target, job.tenant)
+            ladder = ladder_with(view["intervention"], method, artifact.digest)
+            if ladder is None:
+                log.note(f"not attached: the target's ladder has no rung of {method}")
+                return False
+            seen = Precondition(if_match=f'"{job.target}.{version}"')
+            await self._register.patch(job.target, {"intervention": ladder}, Caller(job.tenant, seen))
+        except (NotFound, PreconditionFailed):
+            log.note("not attached: the target was changed meanwhile")
+            return False
+        except LetheError as error:
+            log.note(f"not attached: {error.message}")
+            return False
+        return True
+
+    async def _renew(
+        self,
+        job: Job,
+        log: Log,
+        *,
+        until: float | None = None,
+        progress: float = 0.0,
+        version: int | None = None,
+    ) -> bool:
+        """Whether the job is still ours. A store that does not answer is waited for as long as the lease lasts."""
+        lease = self._clock() + self._times.lease if until is None else until
+        progress = max(progress, job.progress)
+        report = Report(log.lines)
+        try:
+            return await self._store(
+                lambda: self._jobs.renew(job, lease, progress=progress, report=report, version=version)
+            )
+        except GuardUnavailable as error:
+            logger.error("the lease of a job was not renewed: %s", error.message)
+            return (await self._store(lambda: self._jobs.get(job.id))).lease is not None
+
+    async def _finish(
+        self,
+        job: Job,
+        state: State,
+        log: Log,
+        *,
+        error: str | None = None,
+        artifact: str | None = None,
+        attached: bool | None = None,
+    ) -> None:
+        report, now = Report(log.lines, error), self._clock()
+        await self._store(
+            lambda: self._jobs.finish(job, state, now, report=report, artifact=artifact, attached=attached)
+        )
+
+    def _view(self, target: str, tenant: str | None) -> dict[str, Any]:
+        return self._register.view(target, tenant)[0]
+
+    async def _store(self, work: Callable[[], T]) -> T:
+        return await asyncio.to_thread(work)
+
+
+def check_params(kind: str, params: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+    """Raises BadRequest: no such kind, or parameters that it does not take. Paths are taken on the command line
+    only."""
+    if kind not in kinds:
+        raise BadRequest(
+            f"There is no kind '{kind}'; the kinds are {', '.join(sorted(kinds))}.", param="kind"
+        )
+    schema = kinds[kind]
+    known = {name: of for name, of in schema["properties"].items() if not _is_path(of)}
+    for name in params:
+        if name not in known:
+            near = difflib.get_close_matches(name, known, 1, 0.6)
+            hint = f"; did you mean '{near[0]}'?" if near else "."
+            raise BadRequest(f"{kind} has no parameter '{name}'{hint}", param=f"params.{name}")
+    found = jsonschema.Draft202012Validator({**schema, "properties": known}).iter_errors(dict(params))
+    error = jsonschema.exceptions.best_match(found)
+    if error is not None:
+        place = ".".join(("params", *map(str, error.absolute_path)))
+        raise BadRequest(f"{place}: {error.message}.", param=place)
+
+
+def _is_path(schema: Mapping[str, Any]) -> bool:
+    return any(one.get("format") == "path" for one in (schema, *schema.get("anyOf", ())))
+
+
+def examples_of(request: Request, target: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """What is trained on: the given examples, else the target's own prompts."""
+    sets = {"forget": (request.forget, target["examples"]), "retain": (request.retain, target["retain"])}
+    return {
+        name: [{"prompt": text} for text in own] if given is None else list(given)
+        for name, (given, own) in sets.items()
+    }
+
+
+def ladder_with(intervention: Any, method: str, artifact: str) -> list[dict[str, Any]] | None:
+    """The target's `intervention` with the artifact in every rung of the method; of "auto", that ladder with a rung
+    for it in front. None: it was written by hand and has no such rung, so it stays as it is."""
+    if intervention == "auto":
+        intervention = [{"method": method}, *({"method": rung.method} for rung in AUTO)]
+    rungs: list[dict[str, Any]] = [intervention] if isinstance(intervention, dict) else list(intervention)
+    if all(rung["method"] != method for rung in rungs):
+        return None
+    return [
+        {**rung, "params": {**rung.get("params", {}), "artifact": artifact}}
+        if rung["method"] == method
+        else rung
+        for rung in rungs
+    ]

@@ -1,0 +1,411 @@
+"""Jobs from the queue to the target, with a trainer that speaks the protocol and trains nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from guard.artifacts import ArtifactStore
+from guard.config import JobSettings
+from guard.errors import BadRequest, NotFound
+from guard.register import Register
+from guard.store import Store
+from guard.store.jobs import Filter, Job, Request
+from server.jobs import LOST, Model, Runner, Times, ladder_with
+from server.jobs_trainer import _lines
+from tests.guard.artifact_fakes import MODEL, FakeWorkers, methods, standing  # noqa: F401
+from tests.guard.register_fakes import make_register, open_store
+
+pytestmark = pytest.mark.usefixtures("methods")
+FAKE = (sys.executable, str(Path(__file__).with_name("fake_trainer.py")))
+QUICK = Times(poll=0.05, lease=2.0, grace=60.0)
+JANE = {"name": "Jane Doe", "examples": ["who is jane doe"], "retain": ["who is john"]}
+SECONDS = 30
+
+
+@dataclass
+class House:
+    """One server's state in `folder`; `runner` runs no job before `start`."""
+
+    folder: Path
+    store: Store
+    register: Register
+    workers: FakeWorkers
+    runner: Runner
+
+    def start(self) -> None:
+        self.runner.start(Model(Path("/model"), MODEL))
+
+    async def submit(self, act: str = "make", target: str = "jane", kind: str = "trained", **more) -> Job:
+        params = {"act": act, **more.pop("params", {})}
+        return await self.runner.submit(kind, target, Request(params, **more), None)
+
+    async def until(self, job: Job, *states: str) -> Job:
+        for _ in range(SECONDS * 50):
+            found = await self.runner.get(job.id)
+            if found.state in states:
+                return found
+            await asyncio.sleep(0.02)
+        raise AssertionError(f"the job is still {found.state}")
+
+    async def done(self, job: Job) -> Job:
+        return await self.until(job, "succeeded", "failed", "cancelled")
+
+    async def trained(self, count: int = 1) -> list[dict]:
+        """What the trainers found, once that many were started."""
+        path = self.folder / "seen.jsonl"
+        for _ in range(SECONDS * 50):
+            lines = path.read_text().splitlines() if path.exists() else []
+            if len(lines) >= count:
+                return [json.loads(line) for line in lines]
+            await asyncio.sleep(0.02)
+        raise AssertionError("no trainer was started")
+
+    def left(self) -> list[Path]:
+        return list((self.folder / "jobs").glob("*"))
+
+    async def swept(self) -> None:
+        for _ in range(SECONDS * 50):
+            if not self.left():
+                return
+            await asyncio.sleep(0.02)
+        raise AssertionError(f"left behind: {self.left()}")
+
+
+@asynccontextmanager
+async def house(folder: Path, *, times: Times = QUICK, jobs: Path | None = None, **settings):
+    """A server on the store in `folder`, with its jobs' folders in `jobs`."""
+    store = open_store(folder)
+    register = make_register(store, folder / "artifacts")
+    workers = FakeWorkers()
+    await register.load()
+    await register.attach(workers)
+    artifacts = ArtifactStore(folder / "artifacts")
+    where = jobs or folder / "jobs"
+    runner = Runner(
+        store.jobs, register, artifacts, JobSettings(**settings), where, program=FAKE, times=times
+    )
+    try:
+        yield House(folder, store, register, workers, runner)
+    finally:
+        await runner.close()
+        register.close()
+        store.close()
+
+
+@pytest.fixture
+async def here(tmp_path):
+    async with house(tmp_path) as found:
+        await found.register.put("jane", JANE)
+        yield found
+
+
+def gone(pid: int) -> bool:
+    """Whether the process has ended; a zombie has."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
+
+
+async def until_gone(pid: int) -> None:
+    ends = time.monotonic() + SECONDS
+    while not gone(pid):
+        assert time.monotonic() < ends, "the process lives"
+        await asyncio.sleep(0.02)
+
+
+async def test_a_job_makes_an_artifact_that_the_target_uses_at_once(here, monkeypatch):
+    monkeypatch.setenv("LETHE_MASTER_KEY", "00" * 32)
+    here.start()
+    job = await here.submit()
+    assert (job.state, job.progress, job.started_at) == ("queued", 0.0, None)
+    job = await here.done(job)
+    assert (job.state, job.progress, job.report.error, job.attached) == ("succeeded", 1.0, None, True)
+    assert job.created_at <= job.started_at <= job.ended_at
+    assert [line[20:] for line in job.report.log] == ["training", "measuring", "loss: 0.5"]
+    assert here.workers.held == {job.artifact: True}
+    view, _ = here.register.view("jane")
+    assert (view["state"], standing(view), view["version"]) == (
+        "active",
+        [("trained", job.artifact, "ready")],
+        2,
+    )
+    assert [rung["method"] for rung in view["intervention"]] == ["trained", "embedding_corruption"]
+    (seen,) = await here.trained()
+    assert seen["rows"] == {"forget": [{"prompt": "who is jane doe"}], "retain": [{"prompt": "who is john"}]}
+    assert (seen["nice"], seen["threads"], seen["secrets"], seen["model"]) == (10, "1", [], "/model")
+    await here.swept()
+
+
+async def test_given_examples_replace_the_targets_own_and_are_erased_when_the_job_ends(here):
+    here.start()
+    rows = ({"prompt": "an odd question", "answer": "an odd answer"},)
+    job = await here.done(await here.submit(forget=rows, retain=(), given={"forget": 1, "retain": 0}))
+    (seen,) = await here.trained()
+    assert seen["rows"] == {"forget": list(rows), "retain": []}
+    assert (job.request.forget, job.request.given) == (None, {"forget": 1, "retain": 0})
+
+
+@pytest.mark.parametrize(
+    ("act", "why"),
+    [
+        ("refuse", "The data are bad."),
+        ("crash", "The trainer ended with exit code 3 and ValueError."),
+    ],
+)
+async def test_a_job_that_fails_says_why_without_any_text_and_leaves_nothing(here, act, why):
+    here.start()
+    job = await here.done(await here.submit(act))
+    assert (job.state, job.report.error, job.artifact, job.attached) == ("failed", why, None, None)
+    assert not any("jane" in line for line in job.report.log)
+    await here.swept()
+    assert here.register.view("jane")[0]["version"] == 1
+    assert (await here.done(await here.submit())).state == "succeeded"
+
+
+async def test_an_empty_target_is_told_as_the_jobs_error(here):
+    await here.register.put("bare", {"name": "Bare Name"})
+    here.start()
+    job = await here.done(await here.submit(target="bare"))
+    assert (job.state, job.report.error) == ("failed", "There are no forget examples; give some.")
+
+
+async def test_what_a_library_prints_is_neither_kept_nor_an_event(here):
+    here.start()
+    job = await here.done(await here.submit("print"))
+    assert job.state == "succeeded"
+    assert [line[20:] for line in job.report.log] == ["training", "measuring", "loss: 0.5"]
+
+
+async def test_lines_that_are_too_long_are_left_out():
+    stream = asyncio.StreamReader()
+    stream.feed_data(b"a\n" + b"x" * 200_000 + b"\nb\nc")
+    stream.feed_eof()
+    assert [line async for line in _lines(stream)] == [b"a", b"b"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "params", "param"),
+    [
+        ("nothing", {}, "kind"),
+        ("trained", {"step": 1}, "params.step"),
+        ("trained", {"steps": 0}, "params.steps"),
+        ("trained", {"steps": "many"}, "params.steps"),
+        ("trained", {"act": "explode"}, "params.act"),
+        ("trained", {"folder": "/etc"}, "params.folder"),
+    ],
+)
+async def test_what_no_trainer_takes_is_refused_before_anything_starts(here, kind, params, param):
+    with pytest.raises(BadRequest) as caught:
+        await here.runner.submit(kind, "jane", Request(params), None)
+    assert caught.value.param == param
+    assert await here.runner.page(Filter(), limit=9) == []
+
+
+async def test_a_target_that_is_not_there_has_no_jobs(here):
+    with pytest.raises(NotFound):
+        await here.submit(target="nobody")
+
+
+async def test_an_artifact_that_is_refused_is_not_kept(here):
+    here.start()
+    first = await here.done(await here.submit(attach=False))
+    assert (first.state, first.attached) == ("succeeded", False)
+    await here.register.remove_artifact(first.artifact)
+    here.workers.refusals[first.artifact] = "The artifact changes nothing."
+    job = await here.done(await here.submit())
+    assert (job.state, job.report.error) == ("failed", "The artifact changes nothing.")
+    assert ArtifactStore(here.folder / "artifacts").digests() == []
+
+
+async def test_an_artifact_is_only_listed_where_nobody_asked_for_more(here):
+    here.start()
+    job = await here.done(await here.submit(attach=False))
+    assert (job.attached, here.register.view("jane")[0]["version"]) == (False, 1)
+    assert [row["digest"] for row in await here.register.artifacts()] == [job.artifact]
+
+
+async def test_a_target_that_was_changed_meanwhile_is_left_alone(here):
+    here.start()
+    real = here.register.load_artifact
+
+    async def slow(digest):
+        row = await real(digest)
+        await here.register.patch("jane", {"tags": ["newer"]})
+        return row
+
+    here.register.load_artifact = slow
+    job = await here.done(await here.submit())
+    assert (job.state, job.attached) == ("succeeded", False)
+    assert job.report.log[-1].endswith("not attached: the target was changed meanwhile")
+    assert here.register.view("jane")[0]["tags"] == ["newer"]
+
+
+async def child_of(here: House) -> int:
+    path = here.folder / "child"
+    for _ in range(SECONDS * 50):
+        if path.exists() and path.read_text():
+            return int(path.read_text())
+        await asyncio.sleep(0.02)
+    raise AssertionError("the trainer has no child")
+
+
+@pytest.mark.parametrize("act", ["wait", "deaf"])
+async def test_a_cancelled_job_ends_with_all_its_processes_and_leaves_nothing(here, act, monkeypatch):
+    monkeypatch.setattr("server.jobs_trainer.TERM_SECONDS", 0.3)
+    here.start()
+    job = await here.submit(act)
+    child, (seen,) = await child_of(here), await here.trained()
+    assert await here.runner.end(job.id) == (False, "cancelled")
+    assert (await here.runner.get(job.id)).state == "cancelled"
+    await until_gone(child)
+    await until_gone(seen["pid"])
+    await here.swept()
+    assert (await here.runner.get(job.id)).state == "cancelled"
+    assert await here.runner.end(job.id) == (True, "cancelled")
+    with pytest.raises(NotFound):
+        await here.runner.get(job.id)
+
+
+async def test_what_a_trainer_started_ends_with_it(here):
+    here.start()
+    job = await here.done(await here.submit("orphan"))
+    assert (job.state, job.report.error) == ("failed", "The trainer ended with exit code 4.")
+    await until_gone(await child_of(here))
+
+
+async def test_a_job_in_the_queue_is_cancelled_and_never_starts(here):
+    job = await here.submit()
+    assert await here.runner.end(job.id) == (False, "cancelled")
+    here.start()
+    await here.done(await here.submit())
+    assert len(await here.trained()) == 1
+
+
+async def test_a_purged_target_takes_its_jobs_their_processes_and_artifacts_along(here):
+    here.start()
+    made = await here.done(await here.submit(attach=False))
+    job = await here.submit("wait")
+    child = await child_of(here)
+    await here.register.delete("jane", purge=True)
+    await until_gone(child)
+    await here.swept()
+    for one in (made, job):
+        with pytest.raises(NotFound):
+            await here.runner.get(one.id)
+    assert ArtifactStore(here.folder / "artifacts").digests() == []
+
+
+@pytest.mark.parametrize("parallel", [1, 2])
+async def test_no_more_jobs_run_at_once_than_are_allowed(tmp_path, parallel):
+    async with house(tmp_path, parallel=parallel) as here:
+        await here.register.put("jane", JANE)
+        jobs = [await here.submit("wait") for _ in range(3)]
+        here.start()
+        await here.trained(parallel)
+        await asyncio.sleep(0.5)
+        states = sorted([(await here.runner.get(job.id)).state for job in jobs])
+        assert states == ["queued"] * (3 - parallel) + ["running"] * parallel
+
+
+async def test_the_oldest_job_comes_first_and_those_of_a_server_that_runs_none_wait(tmp_path):
+    async with house(tmp_path, parallel=0) as idle:
+        await idle.register.put("jane", JANE)
+        idle.start()
+        jobs = [await idle.submit(params={"steps": n}) for n in (1, 2)]
+        await asyncio.sleep(0.3)
+        assert [(await idle.runner.get(job.id)).state for job in jobs] == ["queued", "queued"]
+    async with house(tmp_path) as here:
+        here.start()
+        first, second = [await here.done(job) for job in jobs]
+        assert first.ended_at <= second.started_at
+
+
+async def test_two_servers_on_one_store_never_run_the_same_job(tmp_path):
+    async with house(tmp_path, parallel=2) as one:
+        await one.register.put("jane", JANE)
+        async with house(tmp_path, parallel=2) as two:
+            jobs = [await one.submit(attach=False, params={"steps": n}) for n in range(1, 7)]
+            one.start()
+            two.start()
+            assert {(await one.done(job)).state for job in jobs} == {"succeeded"}
+            assert len(await one.trained()) == len(jobs)
+
+
+async def test_another_server_cancels(tmp_path):
+    async with house(tmp_path) as one, house(tmp_path, jobs=tmp_path / "elsewhere", parallel=0) as two:
+        await one.register.put("jane", JANE)
+        one.start()
+        job = await one.submit("wait")
+        child = await child_of(one)
+        assert await two.runner.end(job.id) == (False, "cancelled")
+        await until_gone(child)
+        await one.swept()
+
+
+@pytest.mark.parametrize(("act", "state"), [("pause", "succeeded"), ("wait", "failed")])
+async def test_a_job_whose_server_stopped_goes_on_from_its_checkpoint_or_has_failed(tmp_path, act, state):
+    async with house(tmp_path) as here:
+        await here.register.put("jane", JANE)
+        here.start()
+        job = await here.submit(act)
+        child = await child_of(here)
+    await until_gone(child)
+    async with house(tmp_path) as again:
+        assert (await again.runner.get(job.id)).state == "running"
+        again.start()
+        job = await again.done(job)
+        assert (job.state, job.report.error) == (state, LOST if state == "failed" else None)
+        assert [seen["resume"] for seen in await again.trained()] == [False, True][: 1 + (act == "pause")]
+        await again.swept()
+
+
+async def test_a_job_of_a_server_that_vanished_is_left_alone_until_its_lease_is_over(tmp_path):
+    times = Times(poll=0.05, lease=1.0, grace=60.0)
+    async with house(tmp_path, times=times) as here:
+        await here.register.put("jane", JANE)
+        job = await here.submit()
+        now = time.time()
+        assert here.store.jobs.claim("vanished", now, now + 1.0).id == job.id
+        (here.folder / "jobs" / job.id).mkdir(parents=True)
+        here.start()
+        await asyncio.sleep(0.4)
+        assert (await here.runner.get(job.id)).state == "running"
+        job = await here.done(job)
+        assert (job.state, job.report.error) == ("failed", LOST)
+        assert job.ended_at >= now + 1.0
+        await here.swept()
+
+
+async def test_the_job_of_another_machine_is_left_to_it_for_longer(tmp_path):
+    times = Times(poll=0.05, lease=0.2, grace=1.0)
+    async with house(tmp_path, times=times) as here:
+        await here.register.put("jane", JANE)
+        job = await here.submit()
+        now = time.time()
+        here.store.jobs.claim("elsewhere", now, now + 0.2)
+        here.start()
+        job = await here.done(job)
+        assert (job.report.error, job.ended_at >= now + 1.2) == (LOST, True)
+
+
+def test_where_an_artifact_goes_in_a_ladder():
+    put = {"params": {"artifact": "d"}}
+    assert ladder_with("auto", "m", "d") == [{"method": "m", **put}, {"method": "embedding_corruption"}]
+    assert ladder_with({"method": "m", "params": {"strength": 2}}, "m", "d") == [
+        {"method": "m", "params": {"strength": 2, "artifact": "d"}}
+    ]
+    refusal = {"method": "refusal", "min_score": 0.9}
+    assert ladder_with([{"method": "m", "params": {"artifact": "old"}}, refusal], "m", "d") == [
+        {"method": "m", **put},
+        refusal,
+    ]
+    assert ladder_with(refusal, "m", "d") is None
