@@ -136,9 +136,7 @@ class Runner:
         """
         if self._kinds is None:
             try:
-                self._kinds = await schemas(
-                    self._program, nice=self._settings.nice, timeout_s=self._times.schemas
-                )
+                self._kinds = await schemas(self._program, self._times.schemas)
             except TrainerFailed as error:
                 raise GuardUnavailable(error.message) from None
         return self._kinds

@@ -148,14 +148,14 @@ class Trainer:
                 self._log.note(f"{name}: {value}")
 
 
-async def schemas(program: Sequence[str], *, nice: int, timeout_s: float) -> dict[str, Any]:
-    """The JSON schema of each trainer's parameters.
+async def schemas(program: Sequence[str], timeout_s: float) -> dict[str, Any]:
+    """The JSON schema of each trainer's parameters. Somebody waits for them: they do not step back behind serving.
 
     Raises:
         TrainerFailed: the program does not tell.
     """
     process = await asyncio.create_subprocess_exec(
-        "nice", "-n", str(nice), *program, "--schemas",
+        *program, "--schemas",
         stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.DEVNULL,
         env=_environment(1),
     )  # fmt: skip
