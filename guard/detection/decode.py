@@ -27,6 +27,7 @@ LONGEST = 200_000
 PLACES = 20_000
 _NEAR = 24  # characters on either side of a word with signs in it that are read as it is
 CONTEXT = 250  # characters before and behind a decoded place that are judged with it
+_FEW = 0.2  # of a text
 _ONE_BY_ONE = re.compile(r"(?<![^\W_])[^\W\d_](?![^\W_])(?:[ \t.\-_*|/,]{1,3}[^\W\d_](?![^\W_])){4,}+")
 _SIGNED = re.compile(r"(?<!\S)(?=\S{0,64}?[a-zA-Z])(?=\S{0,64}?[013457@$!|])[\w@$!|'.,?-]{3,64}(?!\S)")
 _LEET = (str.maketrans("013457@$!|", "oieastasil"), str.maketrans("013457@$!|", "oleastasll"))
@@ -79,8 +80,9 @@ def decode(text: str) -> Decoded:
                 break
         else:
             break
-        if not depth and readers is not STEPS[-1]:  # signs of a cipher may look like those of a code
-            views += _read_by(layer, STEPS[-1])
+        covered = sum(patch.end - patch.start for patch in patches)
+        if not depth and readers is not STEPS[-1] and covered < _FEW * len(layer.text):
+            views += _read_by(layer, STEPS[-1])  # a few signs of a cipher may look like those of a code
         found = [_on(layer, other) for patch in patches for other in patch.others]
         layer, touched = _rewritten(layer, patches)
         found += [layer.part(start, end) for start, end in _around(touched, len(layer.text))]
