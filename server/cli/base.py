@@ -47,8 +47,8 @@ def remote(command: F) -> F:
 
 
 def command_table() -> dict[str, click.Command]:
-    from server.cli import artifacts, check, keys, local, serve, targets
+    from server.cli import artifacts, check, jobs, keys, local, serve, targets
 
-    remote_commands = (targets.targets, artifacts.artifacts, check.check, keys.keys)
-    commands = (serve.serve, *remote_commands, local.demo, local.evaluate, local.bench)
+    remote_commands = (targets.targets, artifacts.artifacts, jobs.jobs, check.check, keys.keys)
+    commands = (serve.serve, *remote_commands, local.demo, local.train, local.evaluate, local.bench)
     return {str(command.name): command for command in commands}

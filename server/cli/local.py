@@ -1,4 +1,4 @@
-"""`lethe demo`, `lethe eval`, `lethe bench`: packages of the repository, each run as a program of its own."""
+"""`lethe demo`, `train`, `eval`, `bench`: packages of the repository, each run as a program of its own."""
 
 from __future__ import annotations
 
@@ -38,6 +38,21 @@ def build(args: tuple[str, ...]) -> None:
 def evaluate(suite: str, args: tuple[str, ...]) -> None:
     """Run the benchmark SUITE against an OpenAI-compatible server; ARGS are those of `python -m evals`."""
     _run("evals", (suite, *args))
+
+
+@click.command(
+    context_settings=_PASSED_ON,
+    epilog=example(
+        "lethe train adapter --model demo/models/full --forget forget.jsonl --retain retain.jsonl --out runs/adapter",
+        "lethe train --help",
+    ),
+)
+@click.argument("kind")
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+def train(kind: str, args: tuple[str, ...]) -> None:
+    """Train an artifact of KIND on this machine; ARGS are those of `python -m classifiers`. `lethe jobs` does it beside
+    a running server."""
+    _run("classifiers", (kind, *args))
 
 
 @click.command(context_settings=_PASSED_ON, epilog=example("lethe bench"))

@@ -20,6 +20,7 @@ from tests.guard.register_fakes import COMMON, matched
 from tests.server.admin_app import ADMIN, admin
 
 ROOT = Path(__file__).parents[2]
+FAKE_TRAINER = (sys.executable, str(Path(__file__).with_name("fake_trainer.py")))
 
 
 class Bridge(httpx.BaseTransport):
@@ -201,6 +202,48 @@ def test_a_start_that_fails_is_one_sentence(launched, monkeypatch):
     assert (result.exit_code, said(result)) == (1, "Error: The engine did not start; look above.")
 
 
+@pytest.fixture
+def trainers(tmp_path):
+    with admin(tmp_path, program=FAKE_TRAINER) as running:
+        assert (
+            running.http.put(
+                "/targets/jane", json={"name": "Jane Doe", "examples": ["who is jane"]}
+            ).status_code
+            == 201
+        )
+        yield running
+
+
+def test_the_jobs_commands(trainers, tmp_path):
+    forget = tmp_path / "forget.jsonl"
+    forget.write_text('{"prompt": "who is jane", "answer": "a baker"}\n', encoding="utf-8")
+    started = lethe(
+        *("jobs", "start", "trained", "jane", "--set", "steps=3", "--forget", str(forget), "--no-attach"),
+        api=trainers,
+    )
+    assert started.exit_code == 0, started.output
+    job = started.output.strip()
+    assert trainers.store.jobs.get(job).request.params == {"steps": 3}
+    assert trainers.store.jobs.get(job).request.attach is False
+    (line,) = lethe("jobs", "list", "--state", "queued", api=trainers).output.splitlines()
+    assert line.split() == [job, "queued", "0%", "trained", "jane"]
+    assert lethe("jobs", "show", job, api=trainers).output == "queued, 0%\n"
+    assert lethe("jobs", "cancel", job, api=trainers).output == f"{job} cancelled\n"
+    ended = lethe("jobs", "show", job, "--wait", api=trainers)
+    assert ended.exit_code == 1 and "cancelled" in ended.output
+    assert lethe("jobs", "cancel", job, api=trainers).output == f"{job} forgotten\n"
+
+
+def test_a_job_that_cannot_be_is_told_in_one_sentence(trainers, tmp_path):
+    assert lethe("jobs", "start", "trained", "nobody", api=trainers).exit_code == 1
+    assert "baked" in said(lethe("jobs", "start", "baked", "jane", api=trainers))
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text("{", encoding="utf-8")
+    result = lethe("jobs", "start", "trained", "jane", "--forget", str(broken), api=trainers)
+    assert result.exit_code == 2 and "line 1 is not JSON" in result.stderr
+    assert lethe("jobs", "start", "trained", "jane", "--set", "steps", api=trainers).exit_code == 2
+
+
 @pytest.mark.parametrize(("code", "ends"), [(0, 0), (2, 2), (1, 1), (-9, 1)])
 def test_programs_of_other_packages_get_their_arguments(monkeypatch, code, ends):
     ran = []
@@ -213,9 +256,11 @@ def test_programs_of_other_packages_get_their_arguments(monkeypatch, code, ends)
     monkeypatch.setattr(local.importlib.util, "find_spec", lambda name: name)
     assert lethe("eval", "tofu", "--base-url", "http://h", "--help").exit_code == ends
     assert lethe("demo", "build", "--fast").exit_code == ends
+    assert lethe("train", "adapter", "--model", "m").exit_code == ends
     assert ran == [
         ["-m", "evals", "tofu", "--base-url", "http://h", "--help"],
         ["-m", "demo", "build", "--fast"],
+        ["-m", "classifiers", "adapter", "--model", "m"],
     ]
 
 
