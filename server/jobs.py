@@ -165,8 +165,9 @@ class Runner:
             except GuardUnavailable as error:
                 logger.error("jobs wait: %s", error.message)
             self._waiting.clear()
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._waiting.wait(), self._times.poll)
+            with suppress(TimeoutError):  # wait_for of Python 3.11 loses a cancellation that meets the event
+                async with asyncio.timeout(self._times.poll):
+                    await self._waiting.wait()
 
     def _begin(self, job: Job, taken_over: bool, model: Model) -> None:
         task = asyncio.create_task(self._work(job, model, taken_over=taken_over))

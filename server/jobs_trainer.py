@@ -106,7 +106,8 @@ class Trainer:
         """End it and all that it started: first asked, then killed."""
         self._signal(signal.SIGTERM)
         with suppress(TimeoutError):
-            await asyncio.wait_for(self._ended(), TERM_SECONDS)
+            async with asyncio.timeout(TERM_SECONDS):
+                await self._ended()
         self._signal(signal.SIGKILL)
         await self._ended()
         if self._process.stdin is not None:

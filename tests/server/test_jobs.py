@@ -192,6 +192,18 @@ async def test_lines_that_are_too_long_are_left_out():
     assert [line async for line in _lines(stream)] == [b"a", b"b"]
 
 
+@pytest.mark.parametrize("steps", range(6))
+async def test_a_server_closes_also_when_a_job_comes_at_that_moment(here, steps):
+    here.start()
+    await asyncio.sleep(0.2)
+    here.runner._waiting.set()
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    closing = asyncio.create_task(here.runner.close())
+    done, _ = await asyncio.wait({closing}, timeout=10)
+    assert done, "the loop goes on"
+
+
 @pytest.mark.parametrize(
     ("kind", "params", "param"),
     [
