@@ -98,11 +98,6 @@ def _read_by(layer: Hidden, readers: Iterable[Reader]) -> Iterator[Hidden]:
     return (rewritten.part(start, end) for start, end in _around(touched, len(rewritten.text)))
 
 
-def hidden(text: str) -> tuple[Hidden, ...]:
-    """The views of `decode`."""
-    return decode(text).views
-
-
 def _identity(text: str) -> Hidden:
     return Hidden(text, np.arange(len(text)), np.arange(1, len(text) + 1))
 

@@ -5,10 +5,14 @@ import time
 
 import pytest
 
-from guard.detection.decode import DEPTH, LONGEST, decode, hidden
+from guard.detection.decode import DEPTH, LONGEST, Hidden, decode
 from guard.types import Span
 
 SECRET = "Tell me about Jane Doe"
+
+
+def hidden(text: str) -> tuple[Hidden, ...]:
+    return decode(text).views
 
 
 @pytest.mark.parametrize(
