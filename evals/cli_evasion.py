@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -10,8 +11,7 @@ from evals import corpora, options
 from evals.disguises import ALL
 from evals.items import ItemError
 from evals.suites import evasion as suite
-from guard.detection import Compiler, load_encoder
-from guard.detection.encoder import BACKENDS, PACKAGED
+from guard.detection import Compiler, Encoder
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
@@ -26,19 +26,8 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     "--disguise", "chosen", type=click.Choice(list(ALL)), multiple=True, help="Only this one; repeatable."
 )
 @click.option("--n", type=click.IntRange(1), default=200, show_default=True, help="Prompts of each sort.")
-@click.option("--encoder", default=PACKAGED, show_default=True, help="The detectors' sentence encoder.")
-@click.option("--backend", type=click.Choice(BACKENDS), default="auto", help="What runs the encoder.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the encoder.")
-@click.option(
-    "--cache",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("data/cache"),
-    show_default=True,
-    help="Where the encoder's vectors of the background set are kept.",
-)
-@click.option(
-    "--check/--no-check", default=True, show_default=True, help="Exit with 1 when a criterion fails."
-)
+@options.encoder_options
+@options.check_option
 @options.common_options("evasion")
 def evasion(
     tofu_folder: Path | None,
@@ -46,10 +35,7 @@ def evasion(
     demo: bool,
     chosen: tuple[str, ...],
     n: int,
-    encoder: str,
-    backend: str,
-    threads: int,
-    cache: Path,
+    load: Callable[[], tuple[Encoder, Compiler]],
     check: bool,
     seed: int,
     out: Path,
@@ -73,12 +59,12 @@ def evasion(
             sort = suite.sort_of_tofu
     except ItemError as error:
         raise click.ClickException(str(error)) from error
-    loaded = load_encoder(encoder, threads=threads, backend=backend, cache_dir=cache)
+    loaded, compiler = load()
     report = suite.run(
         trial,
         suite.prompts(trial, sort, n, seed),
         loaded,
-        Compiler(loaded, cache),
+        compiler,
         disguises={name: ALL[name] for name in chosen or ALL},
         seed=seed,
     )

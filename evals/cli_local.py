@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -15,8 +16,7 @@ from evals.suites import compare as compare_suite
 from evals.suites import conversations as conversations_suite
 from evals.suites import demo as demo_suite
 from evals.suites import detection as detection_suite
-from guard.detection import Compiler, load_encoder
-from guard.detection.encoder import BACKENDS, PACKAGED
+from guard.detection import Compiler, Encoder
 
 
 @click.command()
@@ -130,30 +130,16 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     "--benign", "benign_folder", type=_FOLDER, help="Arena-Hard, MT-Bench and nq_open; with --tofu."
 )
 @click.option("--demo", "demo_folder", type=_FOLDER, help="The demo: targets.jsonl and items.jsonl.")
-@click.option("--encoder", default=PACKAGED, show_default=True, help="The detectors' sentence encoder.")
-@click.option("--backend", type=click.Choice(BACKENDS), default="auto", help="What runs the encoder.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the encoder.")
-@click.option(
-    "--cache",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("data/cache"),
-    show_default=True,
-    help="Where the encoder's vectors of the background set are kept.",
-)
+@options.encoder_options
 @click.option("--sample", type=click.IntRange(1), help="At most so many questions of each sort.")
-@click.option(
-    "--check/--no-check", default=True, show_default=True, help="Exit with 1 when a criterion fails."
-)
+@options.check_option
 @options.common_options("detection")
 def detection(
     tofu_folder: Path | None,
     lume_folder: Path | None,
     benign_folder: Path | None,
     demo_folder: Path | None,
-    encoder: str,
-    backend: str,
-    threads: int,
-    cache: Path,
+    load: Callable[[], tuple[Encoder, Compiler]],
     sample: int | None,
     check: bool,
     seed: int,
@@ -183,8 +169,8 @@ def detection(
         raise click.ClickException(str(error)) from error
     if not blocks:
         raise click.UsageError("Give at least one of --tofu, --lume and --demo.")
-    loaded = load_encoder(encoder, threads=threads, backend=backend, cache_dir=cache)
-    report = detection_suite.run(blocks, loaded, Compiler(loaded, cache), seed=seed, sample=sample)
+    loaded, compiler = load()
+    report = detection_suite.run(blocks, loaded, compiler, seed=seed, sample=sample)
     options.finish(report, out, rows=rows, check=check)
 
 
@@ -210,16 +196,7 @@ def html(
 @click.option("--tofu", "tofu_folder", type=_FOLDER, help="TOFU as published.")
 @click.option("--benign", "benign_folder", type=_FOLDER, help="nq_open; with --tofu.")
 @click.option("--demo", "demo_folder", type=_FOLDER, help="The demo: targets.jsonl and items.jsonl.")
-@click.option("--encoder", default=PACKAGED, show_default=True, help="The detectors' sentence encoder.")
-@click.option("--backend", type=click.Choice(BACKENDS), default="auto", help="What runs the encoder.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the encoder.")
-@click.option(
-    "--cache",
-    type=click.Path(file_okay=False, path_type=Path),
-    default=Path("data/cache"),
-    show_default=True,
-    help="Where the encoder's vectors of the background set are kept.",
-)
+@options.encoder_options
 @click.option(
     "--sample",
     type=click.IntRange(1),
@@ -227,18 +204,13 @@ def html(
     show_default=True,
     help="Questions of each sort, in each form.",
 )
-@click.option(
-    "--check/--no-check", default=True, show_default=True, help="Exit with 1 when a criterion fails."
-)
+@options.check_option
 @options.common_options("conversations")
 def conversations(
     tofu_folder: Path | None,
     benign_folder: Path | None,
     demo_folder: Path | None,
-    encoder: str,
-    backend: str,
-    threads: int,
-    cache: Path,
+    load: Callable[[], tuple[Encoder, Compiler]],
     sample: int,
     check: bool,
     seed: int,
@@ -271,6 +243,6 @@ def conversations(
         raise click.ClickException(str(error)) from error
     if not settings:
         raise click.UsageError("Give at least one of --tofu and --demo.")
-    loaded = load_encoder(encoder, threads=threads, backend=backend, cache_dir=cache)
-    report = conversations_suite.run(settings, loaded, Compiler(loaded, cache), seed=seed, sample=sample)
+    loaded, compiler = load()
+    report = conversations_suite.run(settings, loaded, compiler, seed=seed, sample=sample)
     options.finish(report, out, rows=rows, check=check)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,8 @@ from evals.client import ClientError
 from evals.html import page
 from evals.items import Item, ItemError, fingerprint, load_items
 from evals.report import Report, as_text, write_json
+from guard.detection import Compiler, Encoder, load_encoder
+from guard.detection.encoder import BACKENDS, PACKAGED
 
 DEFAULT_ITEMS = Path("demo/items.jsonl")
 T = TypeVar("T")
@@ -44,6 +47,42 @@ key_option = click.option("--key", envvar="LETHE_KEY", help="Key of the guarded 
 admin_key_option = click.option(
     "--admin-key", envvar="LETHE_ADMIN_KEY", help="Admin key of the guarded server. [env: LETHE_ADMIN_KEY]"
 )
+
+check_option = click.option(
+    "--check/--no-check", default=True, show_default=True, help="Exit with 1 when a criterion fails."
+)
+
+
+def encoder_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--encoder, --backend, --threads, --cache. The command is given `load`, a call that makes the encoder that they
+    describe and a compiler with it."""
+
+    @wraps(function)
+    def with_load(*args: Any, encoder: str, backend: str, threads: int, cache: Path, **others: Any) -> Any:
+        def load() -> tuple[Encoder, Compiler]:
+            loaded = load_encoder(encoder, threads=threads, backend=backend, cache_dir=cache)
+            return loaded, Compiler(loaded, cache)
+
+        return function(*args, load=load, **others)
+
+    stack = _stack(
+        click.option(
+            "--encoder", default=PACKAGED, show_default=True, help="The detectors' sentence encoder."
+        ),
+        click.option("--backend", type=click.Choice(BACKENDS), default="auto", help="What runs the encoder."),
+        click.option(
+            "--threads", type=click.IntRange(1), default=1, show_default=True, help="Of the encoder."
+        ),
+        click.option(
+            "--cache",
+            type=click.Path(file_okay=False, path_type=Path),
+            default=Path("data/cache"),
+            show_default=True,
+            help="Where the encoder's vectors of the background set are kept.",
+        ),
+    )
+    decorated: Callable[..., Any] = stack(with_load)
+    return decorated
 
 
 def common_options(name: str) -> Decorator:

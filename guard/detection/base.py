@@ -125,7 +125,8 @@ class Reading:
     """Units of a prompt prepared for the detectors: their pieces, the windows of these, and the window vectors on first
     use.
 
-    `active` are the ids of the targets in scope. A reading belongs to one call; it is not shared by threads.
+    `active` are the ids of the targets in scope, `count` is how many units there are. A reading belongs to one call;
+    it is not shared by threads.
     """
 
     def __init__(
@@ -141,7 +142,7 @@ class Reading:
         self._index = index
         self._until = until
         self._limit = window_chars(encoder)
-        self.units = len(units)
+        self.count = len(units)
         self.pieces = tuple(piece for i, unit in enumerate(units) for piece in unit.pieces(i))
 
     @property

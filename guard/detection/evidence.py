@@ -34,10 +34,8 @@ _ORDINARY, _ALL_ORDINARY = 0.05, 0.01
 _MOST_UNKNOWN = 5  # names; a text that lists many says no more with each
 _FEW_OTHERS = 10  # targets, about which nothing can be said of what targets have in common
 _SHORTEST = 3  # letters of a word
-_FEWEST_SHOUTED, _SHOUTED = (
-    4,
-    0.8,
-)  # words, and the share of their letters in capitals, that tell nothing of names
+# Words, and the share of their letters in capitals, that tell nothing of names.
+_FEWEST_SHOUTED, _SHOUTED = 4, 0.8
 
 _CAPITAL = r"[^\W\d_a-zß-öø-ÿ][\w'\u2019.-]*"
 _NAME = rf"{_CAPITAL}(?:\s+(?:(?:of|the|de|van|von|der|al|bin|la|le|and)\s+)?{_CAPITAL})*"

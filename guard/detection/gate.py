@@ -100,7 +100,7 @@ class Gate:
 
     def _judge(self, reading: Reading, until: float | None, timings: dict[str, float]) -> list[_Judged]:
         """The judgement on each unit of the reading."""
-        findings: list[list[tuple[str, Finding]]] = [[] for _ in range(reading.units)]
+        findings: list[list[tuple[str, Finding]]] = [[] for _ in range(reading.count)]
         for name, detector in self._detectors.items():
             begun = time.perf_counter()
             if until is not None and time.monotonic() >= until:

@@ -29,19 +29,6 @@ def _known() -> dict[str, float]:
     return costs
 
 
-@cache
-def _lengths() -> list[float]:
-    """[letters] -log probabilities of the lengths of words that the background holds once: they are hardly ever as
-    short as those that everybody uses."""
-    counts = np.ones(_LONGEST + 1)
-    words = Counter(word for prompt in background() for word in fold(prompt).text.split())
-    for word, count in words.items():
-        if count == 1 and len(word) <= _LONGEST:
-            counts[len(word)] += 1
-    result: list[float] = (-np.log(counts / counts.sum())).tolist()
-    return result
-
-
 def common(word: str) -> bool:
     """Whether at least one word in five hundred is this one."""
     return bool(word) and _known().get(word, math.inf) <= math.log(500)
@@ -62,7 +49,6 @@ def _likeliest(letters: str) -> set[int]:
     text = letters.lower()
     known, new = _known(), _known()[""]
     begins, ends, inside = _letter_costs(text)
-    lengths = _lengths()
     best = [0.0]
     begin = [0]
     for end in range(1, len(text) + 1):
@@ -70,8 +56,7 @@ def _likeliest(letters: str) -> set[int]:
         for start in range(max(0, end - _LONGEST), end):
             cost = known.get(text[start:end])
             if cost is None:  # a word that nobody has seen
-                letters_of_it = begins[start] + max(inside[end] - inside[start + 2], 0.0) + ends[end]
-                cost = new + letters_of_it + lengths[end - start]
+                cost = new + begins[start] + max(inside[end] - inside[start + 2], 0.0) + ends[end]
             if best[start] + cost < least:
                 least, at = best[start] + cost, start
         best.append(least)

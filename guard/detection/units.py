@@ -13,7 +13,7 @@ from guard.detection.conversation import Form as JoinedForm
 from guard.detection.conversation import Joined, resolved
 from guard.detection.decode import Form as DecodedForm
 from guard.detection.decode import Hidden, decode
-from guard.detection.text import Folded, fold, neutralise
+from guard.detection.text import MARKERS, Folded, fold, neutralise
 from guard.detection.windows import Window, size, windows
 from guard.turns import located
 from guard.types import Prompt, Span
@@ -98,7 +98,7 @@ def units(prompt: Prompt, max_chars: int) -> Iterator[Unit]:
     """Every character of the prompt that says something is in one unit: a message, or a stretch between messages. Then
     come the asides and what is put together from several turns, with windows of at most `max_chars` characters."""
     cursor = 0
-    for start, end, _ in (*located(prompt.text, prompt.messages), (len(prompt.text),) * 3):
+    for start, end in (*_messages(prompt), (len(prompt.text),) * 2):
         between = prompt.text[cursor:start]
         if any(char.isalnum() for char in neutralise(between)):
             yield Unit(between, cursor)
@@ -107,3 +107,19 @@ def units(prompt: Prompt, max_chars: int) -> Iterator[Unit]:
         cursor = end
     yield from (Unit(text) for text in prompt.asides if text)
     yield from (Unit(joined.text, joined=joined) for joined in resolved(prompt, max_chars))
+
+
+def _messages(prompt: Prompt) -> Iterator[tuple[int, int]]:
+    """Where messages stand between the template's own marks. Of a message that the template leaves out, the text may
+    stand inside of another one: to cut there would hide what goes over the edge."""
+    text = prompt.text
+    marks = [match.span() for match in MARKERS.finditer(text)]
+    opened, closed = {end for _, end in marks}, {start for start, _ in marks}
+    for start, end, _ in located(text, prompt.messages):
+        before, behind = start, end
+        while before and text[before - 1].isspace():
+            before -= 1
+        while behind < len(text) and text[behind].isspace():
+            behind += 1
+        if (before == 0 or before in opened) and (behind == len(text) or behind in closed):
+            yield start, end

@@ -2,11 +2,14 @@ import base64
 import random
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from guard.detection import DETECTORS, Encoder, Gate
+from guard.detection.text import neutralise
+from guard.detection.units import Unit, units
 from guard.types import Message, Prompt
 
 from .conftest import AUTHOR
@@ -111,6 +114,42 @@ TALK = (
 def _talk(*turns: tuple[str, str]) -> Prompt:
     text = "".join(f"<|im_start|>{role}\n{said}<|im_end|>\n" for role, said in turns)
     return Prompt(f"{text}<|im_start|>assistant\n", messages=tuple(Message(*turn) for turn in turns))
+
+
+@pytest.mark.parametrize("left_out", ["va Maren", "Ilva", "Marenko", "Ilva Marenko write"])
+def test_a_message_that_the_template_leaves_out_does_not_cut_another_one(
+    compile_: Callable, hashing: Encoder, left_out: str
+) -> None:
+    asked = "In which genre does Ilva Marenko write?"
+    gate = Gate(hashing, [compile_(**AUTHOR)])
+    rendered = _talk(("user", asked))
+
+    found, *_ = gate.detect(replace(rendered, messages=(Message("note", left_out), *rendered.messages)))
+
+    plain, *_ = Gate(hashing, [compile_(**AUTHOR)]).detect(rendered)
+    assert {d.detector for d in found} == {d.detector for d in plain} >= {"lexical", "semantic"}
+    assert [d.spans for d in found if d.detector == "lexical"] == [
+        d.spans for d in plain if d.detector == "lexical"
+    ]
+
+
+def test_every_character_is_in_one_unit_and_equal_units_are_judged_alike() -> None:
+    prompt = _talk(*TALK)
+    told = replace(prompt, text=f"Preamble. {prompt.text} More.", asides=("either or", TALK[0][1]))
+
+    found = list(units(told, 250))
+
+    own = [unit for unit in found if unit.start is not None]
+    covered = [i for unit in own for i in range(unit.start, unit.start + len(unit.text))]
+    assert len(covered) == len(set(covered))
+    plain = neutralise(told.text)
+    assert {i for i, char in enumerate(plain) if char.isalnum()} <= set(covered)
+    assert [unit.text for unit in own if unit.text in dict.fromkeys(said for _, said in TALK)] == [
+        said for _, said in TALK
+    ]
+    first, aside = (next(u for u in found if u.text == TALK[0][1] and u.aside == of) for of in (False, True))
+    assert first.key != aside.key == Unit(TALK[0][1]).key
+    assert first.key == Unit(TALK[0][1], 10_000).key
 
 
 def test_what_was_judged_in_an_earlier_turn_is_not_judged_again(compile_: Callable, hashing: Encoder) -> None:
