@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
 
+from guard.artifacts import Artifact
 from guard.detection.encoder import Encoder
 from guard.detection.units import Unit
 from guard.detection.windows import Window
@@ -66,13 +67,40 @@ class Exemption:
     floor: float
 
 
+class Head(Protocol):
+    """What was trained to find one target, for one encoder. Called from many threads."""
+
+    @classmethod
+    def read(cls, artifact: Artifact, encoder: Encoder) -> Head:
+        """The head of an artifact that was made for this encoder.
+
+        Raises:
+            ArtifactError: it is not what the detector reads.
+        """
+        ...
+
+    @property
+    def threshold(self) -> float:
+        """From where on a window speaks of the target."""
+        ...
+
+    def scores(self, reading: Reading, asked: Sequence[int]) -> np.ndarray:
+        """[asked] how surely each of the windows with these numbers speaks of the target, in a measure of its own."""
+        ...
+
+    def shown(self, score: float) -> float:
+        """A score as users see it, in [0, 1]; it never falls where scores rise."""
+        ...
+
+
 @dataclass(frozen=True, eq=False)
 class CompiledTarget:
     """Everything that the detectors need of one target. `vectors` [rows, dim] are those of `texts`: windows
     of its examples and sentences of its description; `ceilings` [rows] are the similarities of their nearest
     near misses, and `plain` [rows] says which come from a text without name or fact to tell the target by.
     `evidence_threshold` is in nats, None where there is nothing to weigh. `spoken` is the target as answers are judged
-    by it (guard.detection.statements), None where they are judged by its names and answers alone."""
+    by it (guard.detection.statements), None where they are judged by its names and answers alone. `heads` were trained
+    to find it in prompts."""
 
     target_id: str
     version: int
@@ -90,6 +118,11 @@ class CompiledTarget:
     exemption: Exemption | None
     calibration: Mapping[str, Any]
     spoken: CompiledTarget | None = None
+    heads: tuple[Head, ...] = ()
+
+    def with_heads(self, heads: Sequence[Head]) -> CompiledTarget:
+        """The same target, found by these heads too."""
+        return replace(self, heads=tuple(heads))
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,8 +155,9 @@ class Finding:
 
 
 class Reading:
-    """Units of a prompt prepared for the detectors: their pieces, the windows of these, and the window vectors on first
-    use.
+    """Units of a prompt prepared for the detectors: their pieces, the windows of these, and the vectors of those
+    windows that a detector asks for. The encoder is what judging costs, so a detector asks for a window only where its
+    vector could change the judgement.
 
     `active` are the ids of the targets in scope, `count` is how many units there are. A reading belongs to one call;
     it is not shared by threads.
@@ -142,6 +176,7 @@ class Reading:
         self._index = index
         self._until = until
         self._limit = window_chars(encoder)
+        self._rows: dict[int, np.ndarray] = {}
         self.count = len(units)
         self.pieces = tuple(piece for i, unit in enumerate(units) for piece in unit.pieces(i))
 
@@ -160,19 +195,19 @@ class Reading:
             for window in piece.windows(self._limit)
         )
 
-    @cached_property
-    def vectors(self) -> np.ndarray:
-        """[windows, dim], in the order of `windows`; one call of the encoder. Raises TimeoutError."""
-        return self._encoder.encode([window.text for _, window in self.windows], self._until)
+    def vectors(self, windows: Sequence[int]) -> np.ndarray:
+        """[len(windows), dim] of the windows with these numbers; one call of the encoder for those that are new.
+        Raises TimeoutError."""
+        new = [window for window in windows if window not in self._rows]
+        vectors = self._encoder.encode([self.windows[window][1].text for window in new], self._until)
+        self._rows.update(zip(new, vectors, strict=True))
+        return np.stack([self._rows[window] for window in windows]) if len(windows) else vectors
 
-    @cached_property
-    def near(self) -> Near:
-        """How near the windows are to the examples of the targets."""
-        return self._index.near(self.vectors)
-
-    def near_with(self, columns: Iterable[int]) -> Near:
-        """`near`, where that leaves out targets with these numbers of the index also to them."""
-        return self._index.with_columns(self.near, self.vectors, columns)
+    def near(self, windows: Sequence[int], columns: Iterable[int] = ()) -> Near:
+        """How near these windows are to the examples of the targets; of many targets to those that are nearest, and to
+        those with the numbers `columns` of the index."""
+        vectors = self.vectors(windows)
+        return self._index.with_columns(self._index.near(vectors), vectors, columns)
 
     def by_unit(self, windows: Iterable[int]) -> dict[int, list[int]]:
         """These windows by the number of their unit."""

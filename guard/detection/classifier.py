@@ -18,6 +18,7 @@ from guard.detection.text import bounded
 
 _PREPARED = 4_096  # heads; of more, only those of targets near the prompt are judged
 _RARE = 64  # owners of a term in one layer; a term of more says too little to judge all of their heads
+_NEAREST = 1.05 * NEAR  # nats of a text that equals an example, and what half precision may add
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,9 +74,11 @@ class _Found:
 class Classifier:
     """Fires where the evidence in a window reaches the target's calibrated threshold.
 
-    It is first summed for all windows without what speaks against the target (another name in the window), which
-    can only lower it; that is looked up where the threshold would be reached. Judged are all targets
-    where the index compares with all of them; else those that are near a window or share a rare term with it.
+    First the words are weighed. A window with which no target could reach its threshold even if an example equalled it
+    is not compared with examples: of clean text that are nearly all. The evidence is then summed without what speaks
+    against the target (another name in the window), which can only lower it; that is looked up where the threshold
+    would be reached. Judged are all targets where the index compares with all of them; else those that are near a
+    window or share a rare term with it.
     """
 
     def __init__(self, compiled: Sequence[CompiledTarget], before: Classifier | None = None) -> None:
@@ -90,27 +93,49 @@ class Classifier:
         if not any(target.target_id in reading.active for target in self._targets) or not reading.windows:
             return
         found = self._found(reading)
-        near = reading.near_with(found.own)
+        asked = self._asked(reading, found)
+        if not len(asked):
+            return
+        near = reading.near(asked, found.own)
         thresholds = self._thresholds[near.columns]
-        evidence = self._for(near, found)
+        evidence = self._for(near, found, asked)
         for at in np.flatnonzero((evidence >= thresholds).any(axis=0)):
             column = int(near.columns[at])
             target, of = self._targets[column], evidence[:, at].copy()
             if target.target_id not in reading.active:
                 continue
-            self._against(reading, column, of)
+            self._against(reading, asked, column, of)
             least = float(thresholds[at])
-            for unit, best, spans in fired(reading, of, least):
+            for unit, best, spans in fired(reading, asked, of, least):
                 score, shown = (float(probability(np.array(nats))) for nats in (best, least))
                 yield Finding(unit, target.target_id, score, shown, spans)
 
-    def _for(self, near: Near, found: _Found) -> np.ndarray:
-        """[windows, near.columns] nats for the target, with what speaks against it left out."""
+    def _asked(self, reading: Reading, found: _Found) -> list[int]:
+        """The windows in which some target's evidence could reach its threshold."""
+        active = np.array([target.target_id in reading.active for target in self._targets])
+        anyone = float(self._thresholds[active].min()) - _NEAREST
+        if anyone <= 0:
+            return list(range(len(reading.windows)))
+        shared = np.zeros(len(reading.windows))  # of terms that too many targets own to look at each
+        for term in found.common:
+            shared[list(found.windows[term])] += found.at_most[term]
+        asked = shared >= anyone
+        for column in found.own:
+            if active[column]:
+                terms, missing = self._targets[column].terms, self._thresholds[column] - _NEAREST
+                for window, held in found.of(column, terms).items():
+                    asked[window] |= terms.nats(held, found.at_most) + shared[window] >= missing
+        return np.flatnonzero(asked).tolist()
+
+    def _for(self, near: Near, found: _Found, asked: Sequence[int]) -> np.ndarray:
+        """[asked, near.columns] nats for the target, with what speaks against it left out."""
         evidence: np.ndarray = NEAR * near.scores.astype(np.float64)
+        row = {window: at for at, window in enumerate(asked)}
         for at, column in enumerate(near.columns):
             terms = self._targets[column].terms
             for window, held in found.of(int(column), terms).items():
-                evidence[window, at] += terms.nats(held, found.at_most)
+                if window in row:
+                    evidence[row[window], at] += terms.nats(held, found.at_most)
         return evidence
 
     def _found(self, reading: Reading) -> _Found:
@@ -149,8 +174,8 @@ class Classifier:
             at_most,
         )
 
-    def _against(self, reading: Reading, column: int, evidence: np.ndarray) -> None:
-        """Lower `evidence` [windows] of one target where a window names somebody else."""
-        for window in np.flatnonzero(evidence >= self._thresholds[column]):
-            names = named(reading.windows[window][1].text)
-            evidence[window] += against(unknown(self._targets[column].terms, names))
+    def _against(self, reading: Reading, asked: Sequence[int], column: int, evidence: np.ndarray) -> None:
+        """Lower `evidence` [asked] of one target where a window names somebody else."""
+        for at in np.flatnonzero(evidence >= self._thresholds[column]):
+            names = named(reading.windows[asked[at]][1].text)
+            evidence[at] += against(unknown(self._targets[column].terms, names))

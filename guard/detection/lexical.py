@@ -98,6 +98,6 @@ def _not_exempt(hits: Sequence[_Hit], reading: Reading, exemption: Exemption) ->
             for i, (at, window) in enumerate(reading.windows)
             if at == hit.piece and window.span.start <= hit.span.start and hit.span.end <= window.span.end
         ]
-        if not around or not exempt(reading.vectors[around], exemption).all():
+        if not around or not exempt(reading.vectors(around), exemption).all():
             kept.append(hit)
     return kept

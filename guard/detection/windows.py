@@ -3,6 +3,7 @@ truncated."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,6 +39,12 @@ class Window:
 def size(text: str) -> int:
     """How many words `text` has."""
     return sum(1 for _ in _WORD.finditer(text))
+
+
+def wording(text: str) -> bytes:
+    """Equal for texts of the same words in the same order, whatever their case and punctuation."""
+    words = " ".join(re.findall(r"\w+", text.lower()))
+    return hashlib.blake2b(words.encode("utf-8", "surrogatepass"), digest_size=8).digest()
 
 
 def word_spans(text: str, start: int = 0) -> Iterator[Span]:

@@ -198,7 +198,7 @@ def test_the_oldest_judgements_are_forgotten(
 ) -> None:
     monkeypatch.setattr("guard.detection.gate._REMEMBERED", 3)
     encoder = Counting(hashing)
-    gate = Gate(encoder, [compile_(**AUTHOR)])
+    gate = Gate(encoder, [compile_("subject", **CHEMISTRY)])
     texts = [f"The {word} is mild in spring." for word in ("weather", "river", "garden", "town", "sea")]
     for text in texts:
         gate.detect(Prompt(text))
