@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Literal
 
 from guard.errors import BadRequest, LetheError, NotFound, StartupError
-from guard.library import Library
+from guard.library import Held, Library
 from guard.snapshot import BuildGate, Compile, Compiled, Enforced, Snapshot, ladder_of, watches_of
 from guard.specs import RESERVED_IDS, belongs
 from guard.store import Store
@@ -163,6 +163,7 @@ class Ledger:
             others = _compiled({other: of for other, of in entries.items() if other != name})
             try:
                 compiled = self._compile(name, entry.version, entry.spec, others, force=True)
+                compiled = _with(compiled, entry.held)
             except Exception:
                 self._given_up.add((name, entry.version))
                 logger.exception("a target could not be calibrated; it goes on by the thresholds of others")
@@ -220,12 +221,17 @@ class Ledger:
     ) -> Enforced:
         rungs = ladder_of(target.spec)
         compiled = self._compile(target.id, target.version, target.spec, others, force=force, pooled=pooled)
-        return Enforced(target, compiled, tuple(self._library.stand(rung, target.spec) for rung in rungs))
+        held = tuple(map(self._library.held, target.spec.detectors))
+        standings = tuple(self._library.stand(rung, target.spec) for rung in rungs)
+        return Enforced(target, _with(compiled, held), standings, held)
 
     def _renewed(self, entry: Entry) -> Entry:
         if isinstance(entry, Failed):
             return entry
         standings = tuple(self._library.renew(standing, entry.spec) for standing in entry.standings)
+        held = tuple(map(self._library.held, entry.spec.detectors))
+        if held != entry.held:
+            entry = replace(entry, compiled=_with(entry.compiled, held), held=held)
         return entry if standings == entry.standings else replace(entry, standings=standings)
 
     def _gather(self, entries: Mapping[str, Entry], commit: Callable[[], int]) -> State:
@@ -262,8 +268,14 @@ def _demand_places(enforced: Enforced) -> None:
 
 
 def _named(spec: TargetSpec) -> set[str]:
-    """Digests of the artifacts that the target's rungs name."""
-    return {rung.params["artifact"] for rung in spec.ladder() or () if rung.params.get("artifact")}
+    """Digests of the artifacts that the target names."""
+    of_rungs = {rung.params["artifact"] for rung in spec.ladder() or () if rung.params.get("artifact")}
+    return of_rungs.union(spec.detectors)
+
+
+def _with(compiled: Compiled, held: Sequence[Held]) -> Compiled:
+    """`compiled` with the heads that are there, and with no others."""
+    return compiled.with_heads([one.head for one in held if one.head is not None]) if held else compiled
 
 
 def _compiled(entries: Mapping[str, Entry]) -> list[Compiled]:

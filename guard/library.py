@@ -1,21 +1,24 @@
-"""What stands ready: which artifacts every worker holds, and so which rungs of a target's ladder can be applied.
+"""What stands ready: which artifacts every worker holds, and so which rungs of a target's ladder can be applied; and
+which trained detectors are at hand.
 
 An artifact comes from the installation's store, or a method makes it of the target itself (`prepare`). It is ready
 only once every worker has its table and, for a trained one, a canary has shown its effect. A rung whose artifact
-is not ready waits; it is never applied without it.
+is not ready waits; it is never applied without it. An artifact of a detector is read when a target names it, and stays
+in this process: no worker gets it.
 """
 
 from __future__ import annotations
 
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from guard import artifacts, interventions
 from guard.artifacts import Artifact, ArtifactStore, Manifest
+from guard.detection import DETECTORS, Head
 from guard.errors import ArtifactError, LetheError, NotFound
 from guard.interventions import Prepared
 from guard.targets import TargetSpec
@@ -68,25 +71,47 @@ class Standing:
         return (self.ready or self.written).params.get("artifact")
 
 
+@dataclass(frozen=True, slots=True)
+class Held:
+    """A trained detector that a target names: its head, or why there is none yet. `method` is None where that is not
+    known."""
+
+    digest: str
+    method: str | None
+    head: Head | None = None
+    reason: str | None = None
+
+
+ReadHead = Callable[[Artifact], Head]
+
+
+def _no_head(artifact: Artifact) -> Head:
+    raise ArtifactError(f"The artifact {artifact.digest[:16]} is for a detector, and there is no encoder.")
+
+
 class Library:
     """The artifacts in `store` and what became of each. Written by the register's thread alone.
 
-    Nothing is ready before `attach`, when the engine runs.
+    No rung is ready before `attach`, when the engine runs. `read_head` makes the head of a detector's artifact, or
+    raises ArtifactError.
     """
 
-    def __init__(self, store: ArtifactStore) -> None:
+    def __init__(self, store: ArtifactStore, read_head: ReadHead = _no_head) -> None:
         self.store = store
+        self._read_head = read_head
+        self._heads: dict[str, Head] = {}
         self._workers: Workers | None = None
         self._loaded: dict[str, Manifest] = {}
         self._refused: dict[str, str] = {}
+        self._leaving: set[str] = set()
         self._prepared: dict[str, Manifest] = {}
 
     def attach(self, workers: Workers) -> None:
-        """The engine runs: load all that the store holds. What cannot be loaded is reported and stays out."""
+        """The engine runs: load all that the store holds for it. What cannot be loaded is reported and stays out."""
         self._workers = workers
         for digest in self.store.digests():
             try:
-                self.load(digest)
+                self._load(digest, for_targets=False)
             except ArtifactError as error:
                 logger.error("an artifact is not used: %s", error.message)
 
@@ -95,7 +120,7 @@ class Library:
         self._workers = None
 
     def load(self, digest: str) -> None:
-        """Take an artifact of the store into every worker.
+        """Take an artifact of the store into every worker, or read it where it is a detector's.
 
         Raises:
             NotFound: the store does not hold it.
@@ -103,28 +128,61 @@ class Library:
         """
         if digest in self._loaded:
             return
-        if digest not in self.store.digests():
+        if digest in self._leaving or digest not in self.store.digests():
             raise NotFound(f"There is no artifact {digest[:16]} here; `lethe artifacts add` brings one.")
+        self._load(digest)
+
+    def _load(self, digest: str, *, for_targets: bool = True) -> None:
+        """`for_targets`: a detector's artifact is wanted too."""
+        if digest in self._loaded:
+            return
         try:
             artifact = self.store.get(digest)
-            self._into_workers(artifact, canary=True)
+            if artifact.manifest.method not in DETECTORS:
+                self._into_workers(artifact, canary=True)
+            elif for_targets:
+                self._heads[digest] = self._read_head(artifact)
+            else:
+                return
         except ArtifactError as error:
             self._refused[digest] = error.message
             raise
         self._refused.pop(digest, None)
         self._loaded[digest] = artifact.manifest
 
+    def held(self, digest: str) -> Held:
+        """The trained detector of that digest, read now if it was not yet."""
+        manifest = self._loaded.get(digest) or self._manifest(digest)
+        method = manifest.method if manifest else None
+        if method is not None and method not in DETECTORS:
+            return Held(
+                digest,
+                method,
+                reason=f"The artifact {digest[:16]} was made for {method}, which is no detector.",
+            )
+        try:
+            self.load(digest)
+        except LetheError as error:
+            return Held(digest, method, reason=error.message)
+        return Held(digest, method, self._heads[digest])
+
     def withdraw(self, digest: str) -> bool:
-        """Let no rung use the artifact any more; whether it was here. The workers still hold it."""
+        """Let no target use the artifact any more; whether it was here. The workers still hold it."""
         known = digest in self._loaded or digest in self.store.digests()
+        if known:
+            self._leaving.add(digest)
+        self._heads.pop(digest, None)
         self._loaded.pop(digest, None)
         self._refused.pop(digest, None)
         return known
 
     def erase(self, digest: str) -> None:
-        """Erase an artifact that no rung uses from the workers and from the store."""
-        self._unload(digest)
+        """Erase an artifact that no target uses from the workers and from the store."""
+        manifest = self._manifest(digest)
+        if manifest is None or manifest.method not in DETECTORS:
+            self._unload(digest)
         self.store.remove(digest)
+        self._leaving.discard(digest)
 
     def stand(self, rung: Rung, spec: TargetSpec) -> Standing:
         """Whether `rung`, with all its parameters, can be applied for `spec`."""
@@ -151,7 +209,7 @@ class Library:
 
     def loaded(self) -> set[str]:
         """Digests that every worker must hold."""
-        return {*self._loaded, *self._prepared}
+        return {*self._loaded, *self._prepared} - self._heads.keys()
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """The store's artifacts as reads show them. What methods prepared holds targets' texts and is not shown."""

@@ -160,7 +160,7 @@ class Register:
             if tenant is None:
                 return rows
             entries = (entry for entry in self._entries(tenant) if isinstance(entry, Enforced))
-            named = {standing.artifact for entry in entries for standing in entry.standings}
+            named = {one["artifact"] for entry in entries for one in _artifacts(entry)}
             return [row for row in rows if row["digest"] in named]
 
         return await self._run(work)
@@ -387,17 +387,27 @@ async def _again_and_again(work: Callable[[], Awaitable[bool]], failure: str) ->
 
 
 def _artifacts(entry: Entry) -> list[dict[str, Any]]:
-    """The rungs that need an artifact or wait for something, and how each stands."""
-    standings = entry.standings if isinstance(entry, Enforced) else ()
-    return [
+    """The rungs that need an artifact or wait for something and the trained detectors, and how each stands."""
+    if isinstance(entry, Failed):
+        return []
+    of_rungs = [
         {
             "method": standing.written.method,
             "artifact": standing.artifact,
             "state": "pending" if standing.ready is None else "ready",
             "reason": standing.reason,
         }
-        for standing in standings
+        for standing in entry.standings
         if standing.ready is None or standing.artifact is not None
+    ]
+    return of_rungs + [
+        {
+            "method": held.method,
+            "artifact": held.digest,
+            "state": "pending" if held.head is None else "ready",
+            "reason": held.reason,
+        }
+        for held in entry.held
     ]
 
 

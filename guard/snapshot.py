@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from guard import interventions
 from guard.detection.literals import Literals
-from guard.library import Standing
+from guard.library import Held, Standing
 from guard.targets import StoredTarget, TargetSpec
 from guard.types import Detection, Prompt, Rung, Scope, Span, Watch
 
@@ -28,6 +28,10 @@ class Compiled(Protocol):
 
     @property
     def spoken(self) -> Any: ...
+
+    def with_heads(self, heads: Sequence[Any]) -> Compiled:
+        """The same target, found by these trained heads too."""
+        ...
 
 
 class Gate(Protocol):
@@ -72,11 +76,13 @@ BuildGate = Callable[[Sequence[Compiled]], Gate]
 
 @dataclass(frozen=True, slots=True)
 class Enforced:
-    """A stored target with what enforcing it needs: its compiled detection and how its rungs stand."""
+    """A stored target with what enforcing it needs: its compiled detection, how its rungs stand, and the trained
+    detectors that it names."""
 
     stored: StoredTarget
     compiled: Compiled
     standings: tuple[Standing, ...]
+    held: tuple[Held, ...] = ()
 
     @property
     def ladder(self) -> tuple[Rung, ...]:
@@ -85,8 +91,8 @@ class Enforced:
 
     @property
     def waits(self) -> bool:
-        """Whether a rung cannot be applied yet."""
-        return any(standing.ready is None for standing in self.standings)
+        """Whether a rung cannot be applied, or a trained detector not be asked, yet."""
+        return any(s.ready is None for s in self.standings) or any(h.head is None for h in self.held)
 
     @property
     def pooled(self) -> bool:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from guard.artifacts import Digest
 from guard.types import Kind, Mode, ReplyStyle, Rung, Scope
 
 SLUG = re.compile(r"^[a-z0-9]([a-z0-9-]{0,62}[a-z0-9])?$")
@@ -78,6 +79,7 @@ class TargetSpec(_Strict):
     kind: Kind = "entity"
     mode: Mode = "enforce"
     intervention: Literal["auto"] | RungSpec | tuple[RungSpec, ...] = "auto"
+    detectors: tuple[Digest, ...] = Field((), max_length=16)
     threshold: Threshold = Threshold(fpr=0.01, score=None)
     reply: ReplySpec = ReplySpec()
     policy: Policy = Policy()

@@ -120,7 +120,6 @@ async def services_of(settings: Settings) -> AsyncIterator[Services]:
     from server.app import Services
 
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    library = Library(ArtifactStore(settings.artifacts_dir))
     secrets = Secrets.load(settings.data_dir, _plain(settings.auth.master_key))
     store = Store(settings.store_url, secrets)
     announce(store, settings)
@@ -131,6 +130,9 @@ async def services_of(settings: Settings) -> AsyncIterator[Services]:
         backend=settings.encoder.backend,
         cache_dir=cache,
         cache_rows=settings.encoder.cache,
+    )
+    library = Library(
+        ArtifactStore(settings.artifacts_dir), lambda artifact: detection.read_head(artifact, encoder)
     )
     compiler = (detection.SpeakingCompiler if settings.output.semantic else detection.Compiler)(
         encoder, cache

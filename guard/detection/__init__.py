@@ -6,16 +6,18 @@ prompts. Both share one `Encoder`.
 
 from __future__ import annotations
 
-from guard.detection.base import CompiledTarget, Detector, Reading
+from guard.detection.base import CompiledTarget, Detector, Head, Reading
 from guard.detection.compiler import Compiler
 from guard.detection.encoder import Encoder, load_encoder
 from guard.detection.gate import Gate, Gates
+from guard.detection.heads import read_head
 from guard.detection.statements import SpeakingCompiler
 
 DETECTORS = {
     "lexical": "guard.detection.lexical:Lexical",
     "semantic": "guard.detection.semantic:Semantic",
     "classifier": "guard.detection.classifier:Classifier",
+    "ood": "guard.detection.ood:Ood",
 }
 
 __all__ = [
@@ -26,7 +28,9 @@ __all__ = [
     "Encoder",
     "Gate",
     "Gates",
+    "Head",
     "Reading",
     "SpeakingCompiler",
     "load_encoder",
+    "read_head",
 ]

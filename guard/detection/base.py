@@ -203,6 +203,10 @@ class Reading:
         self._rows.update(zip(new, vectors, strict=True))
         return np.stack([self._rows[window] for window in windows]) if len(windows) else vectors
 
+    def hidden(self, windows: Sequence[int]) -> np.ndarray:
+        """[len(windows), depth * dim] of the encoder's hidden states. Raises TimeoutError."""
+        return self._encoder.hidden.encode([self.windows[window][1].text for window in windows], self._until)
+
     def near(self, windows: Sequence[int], columns: Iterable[int] = ()) -> Near:
         """How near these windows are to the examples of the targets; of many targets to those that are nearest, and to
         those with the numbers `columns` of the index."""

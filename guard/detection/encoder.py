@@ -9,6 +9,7 @@ import re
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,8 @@ class Encoder:
     """Texts -> unit vectors, thread-safe, with a bounded cache keyed by content.
 
     `digest` identifies weights, tokenizer and precision, so that cached vectors and thresholds are never mixed
-    between encoders. `embed` takes at most `batch` texts of any length up to `max_tokens` and gives [n, dim].
+    between encoders. `embed` takes at most `batch` texts of any length up to `max_tokens` and gives [n, dim]. A vector
+    is `depth` parts of equal size one after the other: one, but for the encoder that `deeper` makes (`hidden`).
     """
 
     def __init__(
@@ -46,16 +48,30 @@ class Encoder:
         embed: Embed,
         cache_rows: int = _CACHE_ROWS,
         batch: int = _BATCH,
+        depth: int = 1,
+        deeper: Callable[[], Encoder] | None = None,
     ):
         self.name = name
         self.digest = digest
         self.dim = dim
         self.max_tokens = max_tokens
+        self.depth = depth
+        self._deeper = deeper
         self._embed = embed
         self._cache: OrderedDict[bytes, np.ndarray] = OrderedDict()
         self._cache_rows = cache_rows
         self._lock = threading.Lock()
         self._batcher: Batcher[bytes, str, np.ndarray] = Batcher(self._run, batch)
+
+    @cached_property
+    def hidden(self) -> Encoder:
+        """The same model's hidden states (guard.detection.hidden), this encoder itself where it has none. Made on first
+        use, which takes seconds.
+
+        Raises:
+            StartupError: the model cannot be loaded a second time.
+        """
+        return self._deeper() if self._deeper else self
 
     def encode(self, texts: Sequence[str], until: float | None = None) -> np.ndarray:
         """[n, dim] float32, each row of length 1. Equal texts are embedded once. `until` is on the monotonic
@@ -127,13 +143,10 @@ def load_encoder(
     if name == HASHING:
         return hashing_encoder()
     import torch
-    from sentence_transformers import SentenceTransformer
 
     torch.set_num_threads(threads)
-    source = packaged_folder() if name == PACKAGED else name
     try:
-        model = SentenceTransformer(source, device=device, local_files_only=name == PACKAGED)
-        model.eval()
+        model = load_model(name, device)
         limit = int(model.max_seq_length or 256)
         dim = int(model.get_embedding_dimension() or 0)
         digest = _digest(model)
@@ -144,6 +157,12 @@ def load_encoder(
         ) from error
 
     precision = _AUTO if backend == "auto" else backend
+
+    def deeper() -> Encoder:
+        from guard.detection.hidden import hidden_encoder
+
+        return hidden_encoder(name, digest, device, None if precision == "torch" else threads, cache_dir)
+
     if precision != "torch" and device == "cpu":
         try:
             from guard.detection import graph
@@ -151,7 +170,7 @@ def load_encoder(
             made = graph.build(
                 model, digest, int8=precision == "onnx-int8", threads=threads, folder=cache_dir
             )
-            return Encoder(name, made.digest, dim, limit, made.embed, cache_rows, graph.BATCH)
+            return Encoder(name, made.digest, dim, limit, made.embed, cache_rows, graph.BATCH, deeper=deeper)
         except Exception as error:  # a missing package, a layer without an operator: torch can run them all
             logger.warning("the encoder runs in torch, not as %s: %s", precision, _first_line(error))
 
@@ -159,7 +178,16 @@ def load_encoder(
         out = model.encode(texts, batch_size=_BATCH, show_progress_bar=False, convert_to_numpy=True)
         return np.asarray(out)
 
-    return Encoder(name, digest, dim, limit, embed, cache_rows)
+    return Encoder(name, digest, dim, limit, embed, cache_rows, deeper=deeper)
+
+
+def load_model(name: str, device: str) -> Any:
+    """The sentence-transformers model `name`. Raises what its loader raises."""
+    from sentence_transformers import SentenceTransformer
+
+    source = packaged_folder() if name == PACKAGED else name
+    model = SentenceTransformer(source, device=device, local_files_only=name == PACKAGED)
+    return model.eval()
 
 
 def hashing_encoder(dim: int = 512) -> Encoder:

@@ -59,24 +59,42 @@ def build(model: Any, digest: str, *, int8: bool, threads: int, folder: Path | N
         path = place / f"encoder-{digest[:16]}-{'int8' if int8 else 'float'}-{_FORMAT}.onnx"
         if not path.exists():
             place.mkdir(parents=True, exist_ok=True)
-            _make(model, path, int8)
+            _make(model, path, int8, forward_of(model))
         session = _session(path, threads)
     own = hashlib.sha256(f"{digest} int8 {_FORMAT}".encode()).hexdigest() if int8 else digest
-    prompts: dict[str, str] = model.prompts or {}
-    graph = Graph(own, session, _tokenizer(model), prompts.get(model.default_prompt_name or "", ""))
-    _check(graph, model, _ALIKE[int8])
+    graph = Graph(own, session, _tokenizer(model), prefix_of(model))
+    expected = model.encode(list(_PROBES), show_progress_bar=False, convert_to_numpy=True)
+    _check(graph, np.asarray(expected), _ALIKE[int8])
     return graph
 
 
-def _make(model: Any, path: Path, int8: bool) -> None:
-    """Whole or not at all: several processes may start at once."""
-    with tempfile.TemporaryDirectory(prefix="lethe-encoder-", dir=path.parent) as name:
-        exported = Path(name) / "float.onnx"
-        _export(model, exported)
-        os.replace(_quantised(exported) if int8 else exported, path)
+def build_hidden(model: Any, digest: str, forward: Any, *, threads: int, folder: Path | None) -> Graph:
+    """The same for `forward`, a module that gives [texts, depth * dim] instead of the model's own vectors. Its `embed`
+    takes texts.
+
+    Raises:
+        Exception: as `build`.
+    """
+    with tempfile.TemporaryDirectory(prefix="lethe-encoder-") as scratch:
+        place = folder or Path(scratch)
+        path = place / f"encoder-{digest[:16]}-hidden-{_FORMAT}.onnx"
+        if not path.exists():
+            place.mkdir(parents=True, exist_ok=True)
+            _make(model, path, False, forward)
+        session = _session(path, threads)
+    graph = Graph(digest, session, _tokenizer(model), prefix_of(model))
+    _check(graph, forward.embed(list(_PROBES)), _ALIKE[False])
+    return graph
 
 
-def _export(model: Any, path: Path) -> None:
+def prefix_of(model: Any) -> str:
+    """What the model wants in front of every text."""
+    prompts: dict[str, str] = model.prompts or {}
+    return prompts.get(model.default_prompt_name or "", "")
+
+
+def forward_of(model: Any) -> Any:
+    """The model as a module of token ids and mask."""
     import torch
 
     class Forward(torch.nn.Module):
@@ -89,6 +107,20 @@ def _export(model: Any, path: Path) -> None:
                 "sentence_embedding"
             ]
 
+    return Forward()
+
+
+def _make(model: Any, path: Path, int8: bool, forward: Any) -> None:
+    """Whole or not at all: several processes may start at once."""
+    with tempfile.TemporaryDirectory(prefix="lethe-encoder-", dir=path.parent) as name:
+        exported = Path(name) / "float.onnx"
+        _export(model, exported, forward)
+        os.replace(_quantised(exported) if int8 else exported, path)
+
+
+def _export(model: Any, path: Path, forward: Any) -> None:
+    import torch
+
     ids = torch.tensor([[1, 2, 3, 4, 5], [1, 2, 3, 0, 0]])
     inner = model[0].model
     kept = inner.config._attn_implementation
@@ -98,7 +130,7 @@ def _export(model: Any, path: Path) -> None:
             warnings.simplefilter("ignore")  # of tracing; _check looks at what came of it
             names = ["input_ids", "attention_mask"]
             torch.onnx.export(
-                Forward(),
+                forward,
                 (ids, (ids > 0).long()),
                 str(path),
                 input_names=names,
@@ -155,8 +187,7 @@ def _tokenizer(model: Any) -> Any:
     return made
 
 
-def _check(graph: Graph, model: Any, alike: float) -> None:
-    expected = np.asarray(model.encode(list(_PROBES), show_progress_bar=False, convert_to_numpy=True))
+def _check(graph: Graph, expected: np.ndarray, alike: float) -> None:
     found = graph.embed(list(_PROBES))
     lengths = np.linalg.norm(expected, axis=1) * np.linalg.norm(found, axis=1)
     least = float(((expected * found).sum(axis=1) / lengths).min())
