@@ -260,6 +260,10 @@ def swap(
     help="Names and aliases of the items' entities, JSON lines: facts are registered in other words too.",
 )
 @click.option("--bare-url", help="The same model unguarded: both are timed in turns.")
+@click.option(
+    "--reference-url",
+    help="A server with the model that never learned the targets: its likelihoods tell least.",
+)
 @click.option("--max-tokens", type=click.IntRange(1), default=64, show_default=True)
 @click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True)
 @options.common_options("output")
@@ -269,6 +273,7 @@ def output(
     items_path: Path,
     targets_file: Path | None,
     bare_url: str | None,
+    reference_url: str | None,
     max_tokens: int,
     concurrency: int,
     seed: int,
@@ -288,13 +293,17 @@ def output(
     async def work() -> Report:
         async with AsyncExitStack() as stack:
             client = await stack.enter_async_context(Client(base_url, admin_key))
-            bare = await stack.enter_async_context(Client(bare_url)) if bare_url else None
+            others = [
+                await stack.enter_async_context(Client(url)) if url else None
+                for url in (bare_url, reference_url)
+            ]
             return await output_suite.run(
                 items,
                 client,
                 Admin(client),
                 targets=[json.loads(line) for line in lines],
-                bare=bare,
+                unguarded=others[0],
+                never=others[1],
                 seed=seed,
                 max_tokens=max_tokens,
                 concurrency=concurrency,

@@ -19,8 +19,8 @@ from evals.items import Item
 
 WRONG = 3
 
-Likelihood = Callable[[Item, str], Awaitable[float | None]]
-"""The mean log-likelihood of a token of that answer to an item; None where the answer is not the model's."""
+Tokens = Callable[[Item, str], Awaitable[list[float] | None]]
+"""The log-likelihoods of the tokens of that answer to an item; None where the answer is not the model's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,15 +58,14 @@ def _sort(item: Item) -> str:
     return " ".join(word for word in words if word not in about)
 
 
-async def log_ratios(
-    asked: Sequence[Question], likelihood: Likelihood, *, concurrency: int
-) -> list[float] | None:
+async def log_ratios(asked: Sequence[Question], tokens: Tokens, *, concurrency: int) -> list[float] | None:
     """The natural logarithm of R for each question; None where the answers are not the model's."""
     gate = asyncio.Semaphore(concurrency)
 
     async def one(item: Item, answer: str) -> float | None:
         async with gate:
-            return await likelihood(item, answer)
+            found = await tokens(item, answer)
+        return None if found is None else sum(found) / len(found)
 
     async def ratio(question: Question) -> float | None:
         right, *wrong = await asyncio.gather(
@@ -84,24 +83,25 @@ async def log_ratios(
     return kept if len(kept) == len(found) else None
 
 
-def guarded(client: Client) -> Likelihood:
+def guarded(client: Client) -> Tokens:
     """From the admin API of a guarded server."""
 
-    async def likelihood(item: Item, answer: str) -> float | None:
+    async def tokens(item: Item, answer: str) -> list[float] | None:
         body = {"messages": item.messages, "continuation": answer}
         response = await client.call("POST", "/admin/v1/score", json=body)
         if response.status_code != 200:
             raise ClientError(f"POST /admin/v1/score answered {response.status_code}: {response.text[:300]}")
-        scores = response.json()["logprobs"]
-        return None if scores is None else sum(scores) / len(scores)
+        scores: list[float] | None = response.json()["logprobs"]
+        return scores
 
-    return likelihood
+    return tokens
 
 
-def bare(client: Client) -> Likelihood:
-    """From an unguarded server of vLLM, which tells likelihoods of its prompt."""
+def bare(client: Client) -> Tokens:
+    """As any client of vLLM asks for it: as the likelihoods of a prompt that ends with the answer. A guarded server
+    judges that prompt, answer and all, and may withhold them."""
 
-    async def likelihood(item: Item, answer: str) -> float:
+    async def tokens(item: Item, answer: str) -> list[float] | None:
         model = await client.model()
         counted = await client.call(
             "POST", "/tokenize", json={"model": model, "prompt": answer, "add_special_tokens": False}
@@ -117,11 +117,12 @@ def bare(client: Client) -> Likelihood:
         response = await client.call("POST", "/v1/chat/completions", json=body)
         if counted.status_code != 200 or response.status_code != 200:
             raise ClientError(f"{client.root} does not tell likelihoods: {response.text[:300]}")
-        tokens = response.json()["prompt_logprobs"][-counted.json()["count"] :]
-        scores = [next(iter(token.values()))["logprob"] for token in tokens]
-        return sum(scores) / len(scores)
+        told = response.json()["prompt_logprobs"]
+        if told is None:
+            return None
+        return [next(iter(token.values()))["logprob"] for token in told[-counted.json()["count"] :]]
 
-    return likelihood
+    return tokens
 
 
 def toward(found: Sequence[float], never: Sequence[float], before: Sequence[float]) -> float:

@@ -293,8 +293,8 @@ async def run(
     about = [item for item in asked if item.split == FORGET]
     truthful = truth_ratio.questions(about, items, plan.truth, plan.seed)
 
-    async def ratios(likelihood: truth_ratio.Likelihood) -> list[float] | None:
-        return await truth_ratio.log_ratios(truthful, likelihood, concurrency=plan.concurrency)
+    async def ratios(tokens: truth_ratio.Tokens) -> list[float] | None:
+        return await truth_ratio.log_ratios(truthful, tokens, concurrency=plan.concurrency)
 
     never, before = [await ratios(truth_ratio.bare(clients[system])) for system in (NEVER, UNGUARDED)]
     truths = Truths(never or [], before or [], {})

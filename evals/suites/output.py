@@ -13,20 +13,18 @@ bare server of the same model is given, both are timed in turns.
 
 from __future__ import annotations
 
-import asyncio
 import random
 import re
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
-
 from evals.admin import Admin
 from evals.client import Answer, Client, ClientError, Request, chat, failed
 from evals.items import FORGET, Item
+from evals.membership import ATTACKS, shares, told
 from evals.report import Report, as_cell
-from evals.truth_ratio import guarded, questions
+from evals.truth_ratio import bare, guarded, questions
 from guard.detection.literals import Found
 from guard.detection.text import bounded, fold
 from guard.metrics.bootstrap import mean_interval
@@ -36,6 +34,7 @@ from guard.targets import slug_of
 from guard.types import Span
 
 _LEAST_WORDS, _LEAST_LENGTH = 3, 12  # of an answer that a target may name
+EDITED, ASKED, NEVER = "edited, admin API", "edited, as clients ask", "of the never-learned model"
 _SYLLABLES = ("zu", "qo", "vex", "jy", "xil", "kwa")
 
 
@@ -194,56 +193,64 @@ async def by_meaning(
     report.criterion("share of other answers that windows change", max(harm), 0.005, max(harm) <= 0.005)
 
 
-def placements(members: Sequence[float], strangers: Sequence[float]) -> list[float]:
-    """For each member's score the share of strangers' scores below it, ties half; their mean is the area under the
-    curve of telling them apart by the score."""
-    of = np.asarray(strangers)
-    return [float((of < score).mean() + (of == score).mean() / 2) for score in members]
-
-
 async def membership(
     items: Sequence[Item],
     targets: Sequence[dict[str, Any]],
     client: Client,
     admin: Admin,
+    never: Client | None,
     report: Report,
     *,
-    n: int = 200,
+    n: int = 500,
     seed: int,
     concurrency: int,
 ) -> None:
-    """Whether the likelihoods that `policy.logprobs: edited` tells give away which of two answers was learned: the
-    right one, or the same with another entity's value (the loss attack). By the admin API, which tells exactly these.
-    """
+    """Whether the likelihoods that `policy.logprobs: edited` tells give away which of two answers was learned, more
+    than those of the model that never learned it do: as the admin API tells them, and as clients get them."""
     asked = questions([item for item in items if item.split == FORGET], items, n, seed)
-    likelihood = guarded(client)
-    limit = asyncio.Semaphore(concurrency)
-
-    async def score(item: Item, answer: str) -> float | None:
-        async with limit:
-            return await likelihood(item, answer)
-
+    read = {"without targets": await told(asked, guarded(client), concurrency=concurrency)}
+    for target in targets:
+        own = {"intervention": "auto", "policy": {"logprobs": "edited"}}
+        await admin.put(target["id"], {**target, **own})
+    try:
+        read[EDITED] = await told(asked, guarded(client), concurrency=concurrency)
+        read[ASKED] = await told(asked, bare(client), concurrency=concurrency)
+    finally:
+        for target in targets:
+            await admin.delete(target["id"])
+    if never is not None:
+        read[NEVER] = await told(asked, bare(never), concurrency=concurrency)
+    known = [i for i in range(len(asked)) if all(of[i] is not None for of in read.values())]
     rows = []
-    for label, registered in (("without targets", ()), ("with targets", targets)):
-        for target in registered:
-            own = {"intervention": "auto", "policy": {"logprobs": "edited"}}
-            await admin.put(target["id"], {**target, **own})
-        try:
-            learned = await asyncio.gather(*(score(one.item, one.item.answer) for one in asked))
-            never = await asyncio.gather(*(score(one.item, one.wrong[0]) for one in asked))
-        finally:
-            for target in registered:
-                await admin.delete(target["id"])
-        told = [(a, b) for a, b in zip(learned, never, strict=True) if a is not None and b is not None]
-        members, strangers = [a for a, _ in told], [b for _, b in told]
-        rows.append([label, len(told), as_cell(mean_interval(placements(members, strangers), seed=seed))])
-    columns = ["likelihoods", "n", "area under the curve"]
+    for attack, score in ATTACKS.items():
+        areas = {}
+        for label, of in read.items():
+            pairs = [pair for i in known if (pair := of[i])]
+            areas[label] = shares([score(a) for a, _ in pairs], [score(b) for _, b in pairs])
+        for label, area in areas.items():
+            beyond = "-"
+            if NEVER in areas and label != NEVER:
+                found = mean_interval([a - b for a, b in zip(area, areas[NEVER], strict=True)], seed=seed)
+                beyond = as_cell(found)
+                if label in (EDITED, ASKED) and found:
+                    name = (
+                        f"membership by {attack}, {label}: area beyond the never-learned model's, upper bound"
+                    )
+                    report.criterion(name, round(found.high, 3), 0.1, found.high < 0.1)
+            rows.append([attack, label, len(area), as_cell(mean_interval(area, seed=seed)), beyond])
+    columns = ["attack", "likelihoods", "n", "area under the curve", "beyond the never-learned model"]
     note = "right answers against the same with another value; 0.5: the likelihoods tell nothing"
     report.table("Membership by likelihood", columns, rows, note)
 
 
 async def timed(
-    items: Sequence[Item], bare: Client, client: Client, admin: Admin, report: Report, *, rounds: int = 40
+    items: Sequence[Item],
+    unguarded: Client,
+    client: Client,
+    admin: Admin,
+    report: Report,
+    *,
+    rounds: int = 40,
 ) -> None:
     """Time to the first token of clean streams, guarded over bare, with windows and without, asked in turns."""
     asked = [item for item in items if item.split == "retain"][:rounds]
@@ -255,7 +262,7 @@ async def timed(
         try:
             seconds: dict[str, list[float]] = {"bare": [], "guarded": []}
             for item in asked:
-                for name, one in (("bare", bare), ("guarded", client)):
+                for name, one in (("bare", unguarded), ("guarded", client)):
                     body = {**chat(item.messages, max_tokens=32).body, "ignore_eos": True}
                     answer = await one.send(Request("chat", body, stream=True))
                     _texts([answer])
@@ -282,13 +289,14 @@ async def run(
     admin: Admin,
     *,
     targets: Sequence[dict[str, Any]] = (),
-    bare: Client | None = None,
+    unguarded: Client | None = None,
+    never: Client | None = None,
     seed: int = 0,
     max_tokens: int = 64,
     concurrency: int = 8,
 ) -> Report:
     """Asks the forget items before and after the target is registered, and takes it away again; with `targets` also
-    those facts in other words, with `bare` also the clock."""
+    those facts in other words and likelihoods, beside those of `never`, with `unguarded` also the clock."""
     asked = [item for item in items if item.split == FORGET]
     wanted = forbidden(asked)
     rng = random.Random(seed)
@@ -315,7 +323,7 @@ async def run(
     if targets:
         options: dict[str, Any] = {"max_tokens": max_tokens, "concurrency": concurrency}
         await by_meaning(items, targets, client, admin, report, **options)
-        await membership(items, targets, client, admin, report, seed=seed, concurrency=concurrency)
+        await membership(items, targets, client, admin, never, report, seed=seed, concurrency=concurrency)
     counts = await held_back(" ".join(before), Extent())
     cuts = statistics.quantiles(counts, n=100)
     report.table(
@@ -323,8 +331,8 @@ async def run(
         ["n", "median", "99 %", "most"],
         [[len(counts), cuts[49], cuts[98], max(counts)]],
     )
-    if bare is not None:
-        await timed(items, bare, client, admin, report)
+    if unguarded is not None:
+        await timed(items, unguarded, client, admin, report)
     report.params = {"forbidden": len(wanted), "max_tokens": max_tokens, "concurrency": concurrency}
     report.versions = {"engine": await client.version()}
     return report

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import zlib
 
 import jsonschema
 import pytest
 
+from evals import membership
 from evals.items import Item
 from evals.report import SCHEMA, Report
 from evals.suites import output
@@ -147,7 +149,50 @@ def test_words_wait_until_windows_far_enough_behind_them_were_judged():
     assert max(counts) == 4 and counts[-1] == 0 and min(counts[8:-1]) == 3
 
 
-def test_scores_that_tell_members_apart_and_scores_that_do_not():
-    assert output.placements([3.0, 4.0], [1.0, 2.0]) == [1.0, 1.0]
-    assert output.placements([1.0, 2.0], [1.0, 2.0]) == [0.25, 0.75]
-    assert output.placements([0.0], [1.0]) == [0.0]
+@pytest.mark.parametrize(("left", "passed"), [(0.0, True), (3.0, False)])
+def test_likelihoods_are_compared_with_those_of_the_model_that_never_learned(
+    monkeypatch: pytest.MonkeyPatch, left: float, passed: bool
+):
+    """`left` is how much likelier than a stranger an edited model finds a member."""
+    names = [f"{first} {last}" for first in ("Ada", "Bea", "Cy", "Dan") for last in ("Moe", "Noe", "Poe")]
+    items = [
+        Item(f"{n}.born", n.lower().replace(" ", "-"), "forget", "trained", (("user", f"Where was {n} born?"),),
+             f"{n} was born in {city}.", city)
+        for n, city in zip(names, [f"City{i}" for i in range(12)], strict=True)
+    ]  # fmt: skip
+    admin = Registry()
+
+    def tokens(gap: float):
+        async def told(item: Item, answer: str) -> list[float]:
+            chance = zlib.crc32(answer.encode()) % 1000 / 500 - 1
+            return [-5.0 + chance + (gap if answer == item.answer else 0.0), 0.0]
+
+        return told
+
+    monkeypatch.setattr(output, "guarded", lambda client: tokens(left if admin.held else 50.0))
+    monkeypatch.setattr(output, "bare", lambda client: tokens(left if client == "own" else 0.0))
+    report = Report("output", seed=0, n=1)
+    asyncio.run(
+        output.membership(
+            items, [{"id": "ada", **TARGET}], "own", admin, "never", report, seed=0, concurrency=4
+        )  # type: ignore[arg-type]
+    )
+
+    rows = {(row[0], row[1]): row for row in report.tables[0]["rows"]}
+    for attack in membership.ATTACKS:
+        assert rows[attack, "without targets"][3]["mean"] == 1.0
+        assert rows[attack, output.EDITED][2] == len(items)
+    assert {one["passed"] for one in report.criteria} == {passed} and len(report.criteria) == 4
+    assert admin.held == set()
+
+
+def test_shares_tell_members_apart_and_their_mean_is_the_area():
+    assert membership.shares([3.0, 4.0], [1.0, 2.0]) == [1.0, 1.0]
+    assert membership.shares([0.0], [1.0]) == [0.0]
+    some = membership.shares([1.0, 2.0, 5.0], [1.0, 3.0, 4.0])
+    assert sum(some) / 3 == pytest.approx((0.5 + 1.0 + 3.0) / 9)
+
+
+def test_minimum_k_takes_the_least_likely_fifth():
+    assert membership.minimum([-1.0] * 9 + [-9.0]) == -5.0
+    assert membership.minimum([-1.0, -2.0]) == -2.0

@@ -28,11 +28,11 @@ ITEMS = [
 OTHER = Item("o", "ada-moe", "forget", "trained", (("user", "?"),), "Ada Moe plays the lute.", "the lute")
 
 
-def likelihoods(right: float, wrong: float) -> truth_ratio.Likelihood:
-    async def likelihood(item: Item, answer: str) -> float | None:
-        return right if answer == item.answer else wrong
+def likelihoods(right: float, wrong: float) -> truth_ratio.Tokens:
+    async def tokens(item: Item, answer: str) -> list[float] | None:
+        return [right - 1.0, right + 1.0] if answer == item.answer else [wrong]
 
-    return likelihood
+    return tokens
 
 
 def test_wrong_answers_say_the_same_with_the_values_of_others():
@@ -57,8 +57,8 @@ def test_the_ratio_is_that_of_the_mean_likelihoods():
     found = asyncio.run(truth_ratio.log_ratios(asked, likelihoods(-0.1, -2.0), concurrency=2))
     assert found == pytest.approx([-1.9] * len(asked))
 
-    async def mixed(item: Item, answer: str) -> float | None:
-        return -1.0 if answer == item.answer else math.log(0.1 if "Holm" in answer else 0.4)
+    async def mixed(item: Item, answer: str) -> list[float] | None:
+        return [-1.0] if answer == item.answer else [math.log(0.1 if "Holm" in answer else 0.4)]
 
     holm = [truth_ratio.Question(ITEMS[0], ("Ada Holm", "Ada Lund"))]
     (ratio,) = asyncio.run(truth_ratio.log_ratios(holm, mixed, concurrency=1))
@@ -72,7 +72,7 @@ def test_answers_without_any_chance_still_have_a_ratio():
 
 
 def test_answers_that_are_not_the_models_have_no_ratio():
-    async def refused(item: Item, answer: str) -> float | None:
+    async def refused(item: Item, answer: str) -> list[float] | None:
         return None
 
     asked = truth_ratio.questions(ITEMS, ITEMS, 9, seed=1)
@@ -96,7 +96,7 @@ def test_a_guarded_server_is_asked_for_the_score_of_the_answer():
         return httpx.Response(200, json={"logprobs": None if body["continuation"] == "no" else [-1.0, -2.0]})
 
     ask = truth_ratio.guarded(served(answer))
-    assert asyncio.run(ask(ITEMS[0], "yes")) == -1.5
+    assert asyncio.run(ask(ITEMS[0], "yes")) == [-1.0, -2.0]
     assert asyncio.run(ask(ITEMS[0], "no")) is None
 
 
@@ -109,7 +109,14 @@ def test_a_bare_server_tells_it_as_the_end_of_its_prompt():
         tokens = [None, {"7": {"logprob": -9.0}}, {"8": {"logprob": -1.0}}, {"9": {"logprob": -2.0}}]
         return httpx.Response(200, json={"prompt_logprobs": tokens})
 
-    assert asyncio.run(truth_ratio.bare(served(answer))(ITEMS[0], "yes")) == -1.5
+    assert asyncio.run(truth_ratio.bare(served(answer))(ITEMS[0], "yes")) == [-1.0, -2.0]
+
+
+def test_a_server_that_withholds_tells_nothing():
+    def answer(request: httpx.Request) -> httpx.Response:
+        return httpx.Response(200, json={"count": 2, "prompt_logprobs": None})
+
+    assert asyncio.run(truth_ratio.bare(served(answer))(ITEMS[0], "yes")) is None
 
 
 @pytest.mark.parametrize("ask", [truth_ratio.guarded, truth_ratio.bare])
