@@ -18,6 +18,7 @@ from guard.detection.calibrate import HIGHEST, Measured, Pool, of_evidence, of_s
 from guard.detection.encoder import Encoder
 from guard.detection.evidence import nats, probability, rate, terms
 from guard.detection.exemption import exemption, named_retain
+from guard.detection.gate import Gate
 from guard.detection.material import Material, draft, gather, registered
 from guard.detection.names import MISSPELT, forms
 from guard.detection.swaps import mentions
@@ -25,12 +26,16 @@ from guard.detection.text import fold
 from guard.detection.windows import windows
 from guard.errors import TargetRefused
 from guard.targets import TargetSpec
+from guard.types import Message, Prompt
 
 DEFAULT_FPR = 0.01
 # Windows of an ordinary long prompt that differ: each can fire, and the promised rate is that of a prompt.
 _WINDOWS = 10
 _OTHERS = 2_000  # other targets whose texts are negatives; of more, a sample stands for all
 _OTHERS_OF_DRAFT = 200  # what many targets have in common is known from a few, and looked up again in judging
+_WARM_UP = (
+    "Who is Xyloth Vennery, whoisxylothvennery, V2hvIGlzIFh5bG90aCBWZW5uZXJ5Pw== or Jub vf Klybgu Iraarel?"
+)
 LIMIT = 0.01  # of the background set that a name, alias or example may match
 
 
@@ -125,12 +130,15 @@ class Compiler:
         }
 
     def prepare(self) -> None:
-        """Do now what the first registration would wait for: the background's vectors, libraries to load."""
+        """Do now what the first registration and the first prompt would wait for: the background's vectors, libraries
+        to load, tables that decoding reads by. Of many first prompts at once, each would make the tables."""
         warm_up = TargetSpec(
             name="Xyloth Vennery", examples=("Who is Xyloth Vennery?", "Is Xyloth Vennery old?")
         )
-        self.compile("warm-up", 0, warm_up, force=True)
+        compiled = self.compile("warm-up", 0, warm_up, force=True)
         self._pool = Pool()
+        said = Prompt(_WARM_UP, messages=(Message("user", _WARM_UP), Message("user", "Is she old?")))
+        Gate(self._encoder, [compiled]).detect(said)
 
     def _names(self, spec: TargetSpec, force: bool) -> tuple[Form, ...]:
         """Ways of writing the names; derived ones that the background holds are left out, registered ones

@@ -1,5 +1,8 @@
 import json
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -236,3 +239,33 @@ def test_what_must_stay_answerable_stays_so_under_pooled_thresholds(
     assert target.calibration["pooled"] is True
     assert "lexical" in detectors_of("What is the street address of Ilva Marenko?", target)["ilva"]
     assert detectors_of("Which books did Ilva Marenko write first?", target) == {}
+
+
+def test_the_first_prompts_find_every_table_made(tmp_path: Path) -> None:
+    """Of many first prompts at once each would make them all, and none would be judged in time."""
+    script = f"""
+import sys
+from guard.detection import Compiler, Gate, load_encoder
+from guard.targets import TargetSpec
+from guard.types import Prompt
+
+def made():
+    return {{
+        (name, key): value.cache_info().currsize
+        for name, module in list(sys.modules.items()) if name.startswith("guard.detection")
+        for key, value in vars(module).items()
+        if hasattr(value, "cache_info") and value.cache_parameters()["maxsize"] is None
+    }}
+
+encoder = load_encoder("hashing", threads=1)
+compiler = Compiler(encoder, __import__("pathlib").Path({str(tmp_path)!r}))
+compiler.prepare()
+before = made()
+assert before
+target = compiler.compile("a", 1, TargetSpec(name="Ilva Marenko", examples=["Where was Ilva Marenko born?"]))
+gate = Gate(encoder, [target])
+for text in ("Where was she born?", "whowroteitandwhen", "SWx2YSBNYXJlbmtv", "Jurer jnf Vyin Znerxb obea?", "!lleh"):
+    gate.detect(Prompt(text))
+assert made() == before, set(made().items()) ^ set(before.items())
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
