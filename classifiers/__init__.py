@@ -9,4 +9,5 @@ TRAINERS = {
     "neurons": "classifiers.neurons:Neurons",
     "assistant": "classifiers.assistant:Assistant",
     "adapter": "classifiers.adapter:Adapter",
+    "corruption": "classifiers.corruption:CorruptionStrength",
 }

@@ -41,11 +41,12 @@ def _print_schemas(context: click.Context, _option: click.Parameter, wanted: boo
 @click.option("--model", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
 @click.option("--forget", type=_File, help="Examples of what must go, JSON lines.")
 @click.option("--retain", type=_File, help="Examples of what must stay, JSON lines.")
+@click.option("--name", "names", multiple=True, help="What the target goes by; repeatable.")
 @click.option(
     "--stdin",
     "from_stdin",
     is_flag=True,
-    help="Read both as one line from the input, a JSON object of two lists; end when the input closes.",
+    help="Read examples and names as one line from the input, a JSON object of lists; end when the input closes.",
 )
 @click.option("--out", type=_Folder, required=True)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A parameter of the trainer.")
@@ -67,6 +68,7 @@ def main(
     model: Path,
     forget: Path | None,
     retain: Path | None,
+    names: tuple[str, ...],
     from_stdin: bool,
     out: Path,
     settings: tuple[str, ...],
@@ -87,10 +89,10 @@ def main(
         checkpoint.clear()
     try:
         if forget is None:
-            sets = _read_stdin()
+            *sets, names = _read_stdin()
         else:
-            sets = load_examples(forget), load_examples(retain) if retain else ()
-        task = Task(model, *sets, out, base_model, teller, checkpoint)
+            sets = [load_examples(forget), load_examples(retain) if retain else ()]
+        task = Task(model, sets[0], sets[1], out, base_model, teller, checkpoint, names)
         artifact = run(trainer, task, dict(map(_setting, settings)))
     except LetheError as error:
         _fail(teller, error.message)
@@ -105,16 +107,18 @@ def main(
         click.echo(f"artifact {artifact.digest} in {out}")
 
 
-def _read_stdin() -> tuple[tuple[Example, ...], tuple[Example, ...]]:
-    """Forget and retain examples. From then on the process ends when whoever started it closes the input or dies."""
+def _read_stdin() -> tuple[tuple[Example, ...], tuple[Example, ...], tuple[str, ...]]:
+    """Forget and retain examples, and names. From then on the process ends when whoever started it closes the input or
+    dies."""
     line = sys.stdin.buffer.readline()
     threading.Thread(target=_end_with_input, daemon=True).start()
     try:
         rows = json.loads(line)
         forget, retain = (tuple(read_example(row) for row in rows[name]) for name in ("forget", "retain"))
+        names = tuple(map(str, rows.get("names", ())))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise BadRequest("The examples on the input cannot be read.") from None
-    return forget, retain
+    return forget, retain, names
 
 
 def _end_with_input() -> NoReturn:

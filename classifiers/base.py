@@ -29,7 +29,8 @@ class Params(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What to train on and where to. `forget` are examples of what must go, `retain` of what must stay.
+    """What to train on and where to. `forget` are examples of what must go, `retain` of what must stay, and `names`
+    what the target goes by.
 
     `base_model` is the digest of the weights that the artifact is wanted for; None: those in `model`. A trainer tells
     `progress` how far it is, and one with many steps keeps its state in `checkpoint` and goes on from what it finds.
@@ -42,6 +43,7 @@ class Task:
     base_model: str | None = None
     progress: Progress = field(default_factory=Silent)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
+    names: tuple[str, ...] = ()
 
 
 class Trainer:
@@ -101,7 +103,8 @@ def run(name: str, task: Task, params: dict[str, Any]) -> Artifact:
             f"The artifact is wanted for the model with weights {str(task.base_model)[:16]}, and the model to train "
             f"on has the weights {found[:16]}."
         )
-    purpose = [name, checked.model_dump(mode="json"), digest(task.forget), digest(task.retain), found]
+    sets = [digest(task.forget), digest(task.retain), list(task.names)]
+    purpose = [name, checked.model_dump(mode="json"), *sets, found]
     named = hashlib.sha256(json.dumps(purpose).encode()).hexdigest()
     artifact = trainer.train(replace(task, checkpoint=replace(task.checkpoint, purpose=named)), checked)
     task.checkpoint.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,14 +18,20 @@ LOST = "\ufffd"  # what decoders put in the place of bytes that they cannot read
 @dataclass(frozen=True, slots=True)
 class Example:
     """A conversation that ends with the user's turn, and what the model says to it ("" where only the prompt
-    matters)."""
+    matters). Examples of one `source` say the same in other words."""
 
     turns: tuple[tuple[str, str], ...]
     answer: str = ""
+    source: str = ""
 
     @property
     def messages(self) -> list[dict[str, str]]:
         return [{"role": role, "content": content} for role, content in self.turns]
+
+    @property
+    def origin(self) -> str:
+        """Its source; where none is known, examples with the same answer have the same."""
+        return self.source or plain(self.answer or self.turns[-1][1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,17 +63,18 @@ def load_examples(path: Path) -> tuple[Example, ...]:
 
 
 def read_example(row: dict[str, Any]) -> Example:
-    """`{"prompt": text}` or `{"turns": [{"role", "content"}]}`, and `"answer"`.
+    """`{"prompt": text}` or `{"turns": [{"role", "content"}]}`, and where they are known `"answer"` and `"source"`.
 
     Raises:
         ValueError, KeyError, TypeError, AttributeError: it is something else.
     """
     turns = row["turns"] if "turns" in row else [{"role": "user", "content": row["prompt"]}]
-    example = Example(tuple((t["role"], t["content"]) for t in turns), row.get("answer") or "")
+    told = (row.get("answer") or "", row.get("source") or "")
+    example = Example(tuple((t["role"], t["content"]) for t in turns), *told)
     if not example.turns or not all(
-        isinstance(text, str) for turn in (*example.turns, (example.answer,)) for text in turn
+        isinstance(text, str) for turn in (*example.turns, told) for text in turn
     ):
-        raise TypeError("roles, contents and answers are texts")
+        raise TypeError("roles, contents, answers and sources are texts")
     return example
 
 
@@ -89,7 +97,7 @@ def check(forget: Sequence[Example], retain: Sequence[Example]) -> None:
                 raise BadRequest(
                     f"{name} example {number} holds characters that were lost in a wrong encoding; read it as UTF-8."
                 )
-            first = seen.setdefault((*_asked(example), _plain(example.answer)), number)
+            first = seen.setdefault((*_asked(example), plain(example.answer)), number)
             if first != number:
                 raise BadRequest(f"{name} example {number} repeats example {first}; leave one of them.")
     asked = {_asked(example): number for number, example in enumerate(forget, 1)}
@@ -100,11 +108,31 @@ def check(forget: Sequence[Example], retain: Sequence[Example]) -> None:
             )
 
 
+def split(
+    examples: Sequence[Example], share: float, seed: int
+) -> tuple[tuple[Example, ...], tuple[Example, ...]]:
+    """The examples without, and those with a `share` of the sources, at least one each.
+
+    Raises:
+        BadRequest: they have one source only.
+    """
+    origins = sorted({example.origin for example in examples})
+    if len(origins) < 2:
+        raise BadRequest("All forget examples say the same; give some of at least two facts.")
+    count = min(max(round(share * len(origins)), 1), len(origins) - 1)
+    held = set(random.Random(seed).sample(origins, count))
+    return (
+        tuple(e for e in examples if e.origin not in held),
+        tuple(e for e in examples if e.origin in held),
+    )
+
+
 def _asked(example: Example) -> tuple[str, ...]:
-    return tuple(part for role, content in example.turns for part in (role, _plain(content)))
+    return tuple(part for role, content in example.turns for part in (role, plain(content)))
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """The text without regard to case and spaces."""
     return " ".join(text.casefold().split())
 
 

@@ -379,19 +379,21 @@ def _is_path(schema: Mapping[str, Any]) -> bool:
 
 
 def examples_of(request: Request, target: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """What is trained on: the given examples, else the target's own prompts."""
+    """What is trained on: the given examples, else the target's own prompts; and what the target goes by."""
     sets = {"forget": (request.forget, target["examples"]), "retain": (request.retain, target["retain"])}
-    return {
+    examples = {
         name: [{"prompt": text} for text in own] if given is None else list(given)
         for name, (given, own) in sets.items()
     }
+    return {**examples, "names": [target["name"], *target["aliases"]]}
 
 
 def ladder_with(intervention: Any, method: str, artifact: str) -> list[dict[str, Any]] | None:
     """The target's `intervention` with the artifact in every rung of the method; of "auto", that ladder with a rung
     for it in front. None: it was written by hand and has no such rung, so it stays as it is."""
     if intervention == "auto":
-        intervention = [{"method": method}, *({"method": rung.method} for rung in AUTO)]
+        first = {"method": method, "params": {"artifact": artifact}}
+        return [first, *({"method": rung.method} for rung in AUTO)]
     rungs: list[dict[str, Any]] = [intervention] if isinstance(intervention, dict) else list(intervention)
     if all(rung["method"] != method for rung in rungs):
         return None

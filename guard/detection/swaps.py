@@ -17,6 +17,7 @@ from guard.detection.background_words import POOLS
 from guard.detection.evidence import ordinary, proper, words
 from guard.detection.names import like
 from guard.targets import TargetSpec
+from guard.types import Span
 
 _NAME_SLOT = re.compile(r"\{(?:person|company|title)\}")
 _NUMBERS = re.compile(r"(?<!\w)\d{2,4}(?!\w)")
@@ -80,6 +81,11 @@ def _about_one() -> list[str]:
 
 def mentions(text: str, name: str) -> bool:
     return _find(name).search(text) is not None
+
+
+def places(text: str, name: str) -> list[Span]:
+    """Where the name stands in the text."""
+    return [Span(*match.span()) for match in _find(name).finditer(text)]
 
 
 def replace(text: str, name: str, by: str) -> str:

@@ -25,6 +25,7 @@ from guard.engine.sites import Share, Site
 from guard.engine.tables import Tables
 from guard.interventions import Row
 from guard.interventions.gates import Gate
+from guard.interventions.noise import seed_of
 from guard.types import AppliedEdit, Edit, Sighting, Watch
 
 log = logging.getLogger("lethe.engine")
@@ -422,7 +423,7 @@ class EditBook:
                 where = (edit.site, edit.layer, edit.method, edit.table, repr(sorted(edit.params.items())))
                 work = step.work.setdefault(where, Work(edit, progress.table))
                 part = Part(held, progress, planned)
-                work.add(request_id, part, rows, positions[: len(rows)], _seed(edit.seed))
+                work.add(request_id, part, rows, positions[: len(rows)], seed_of(edit.seed))
         held.seen = max(held.seen, end)
 
     def _site(self, name: str, layer: int | None) -> Site:
@@ -463,9 +464,3 @@ class EditBook:
         while len(self._lineages) > _LINEAGES:
             self._lineages.popitem(last=False)
         return known
-
-
-def _seed(digits: str) -> int:
-    """16 hex digits as the signed 64-bit number that tensors hold."""
-    value = int(digits, 16)
-    return value - (1 << 64) if value >= 1 << 63 else value

@@ -16,6 +16,11 @@ _GOLDEN = 0x9E3779B97F4A7C15  # splitmix64's increment
 _STRIDE = 0xD1B54A32D192ED03  # another odd constant, so that positions and columns do not share a sequence
 
 
+def seed_of(digits: str) -> int:
+    """The seed of 16 hex digits, as int64."""
+    return _signed(int(digits, 16))
+
+
 def gaussian(seeds: torch.Tensor, positions: torch.Tensor, dims: int) -> torch.Tensor:
     """Standard normal noise [n, dims], float32: a pure function of (seed, position, dimension); seeds and
     positions are [n] int64.

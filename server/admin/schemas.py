@@ -82,11 +82,13 @@ class Turn(_Body):
 
 
 class ExampleBody(_Body):
-    """What somebody says, as `prompt` or as `turns`, and what the model says to it."""
+    """What somebody says, as `prompt` or as `turns`, and what the model says to it; examples of one `source` say the
+    same in other words."""
 
     prompt: str | None = None
     turns: list[Turn] | None = Field(None, min_length=1)
     answer: str = ""
+    source: str | None = None
 
     @model_validator(mode="after")
     def _one_of(self) -> ExampleBody:

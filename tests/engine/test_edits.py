@@ -19,7 +19,7 @@ def test_an_order_survives_the_wire():
     back = from_wire(wire, 10)
     assert (back.ticket, back.lineage) == ("ticket", "salt")
     (edit,) = back.edits
-    full = {"strength": 3.0, "dims": "all", "noise": "gaussian", "tokens": "spans"}
+    full = {"strength": 3.0, "dims": "all", "noise": "gaussian", "tokens": "spans", "artifact": None}
     assert edit == replace(EDIT, params=full)
 
 

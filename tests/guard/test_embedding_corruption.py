@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from guard import interventions
-from guard.errors import BadRequest
+from guard.errors import ArtifactError, BadRequest
 from guard.interventions.embedding_corruption import EmbeddingCorruption, gaussian
 from guard.types import Chosen, Match, Prompt, Span
 
@@ -95,7 +95,8 @@ def test_the_tokens_of_the_matched_spans_are_corrupted():
     (edit,) = plan([Span(7, 15)])
     assert edit.positions == (2, 3)
     assert (edit.site, edit.layer, edit.method) == ("embedding", None, "embedding_corruption")
-    assert dict(edit.params) == {"strength": 10.0, "dims": "all", "noise": "gaussian", "tokens": "spans"}
+    full = {"strength": 10.0, "dims": "all", "noise": "gaussian", "tokens": "spans", "artifact": None}
+    assert dict(edit.params) == full
 
 
 @pytest.mark.parametrize(
@@ -136,3 +137,42 @@ def test_without_a_span_in_the_prompt_all_tokens_but_the_last_are_corrupted():
 def test_unknown_parameters_are_refused(params):
     with pytest.raises(BadRequest, match="embedding_corruption"):
         interventions.check_params("embedding_corruption", params)
+
+
+DIGEST = "ab" * 32
+FOUND = {"strength": 3.5, "dims": 4, "noise": "gaussian", "tokens": "window"}
+
+
+def test_an_artifact_brings_the_parameters_that_were_found():
+    match = Match("t", 1, 1.0, 0.5, "lexical", (Span(0, 3), Span(12, 15)))
+    chosen = Chosen("embedding_corruption", {"artifact": DIGEST}, (match,), {"found": FOUND})
+    (edit,) = EmbeddingCorruption().plan(chosen, PROMPT, lambda _: "0" * 16).edits
+    assert (edit.positions, edit.table) == ((0, 1, 2, 3), DIGEST)
+    assert {**edit.params, "artifact": None} == {**FOUND, "artifact": None}
+
+
+def test_what_an_artifact_brings_cannot_be_given_beside_it():
+    filled = interventions.check_params("embedding_corruption", {"artifact": DIGEST}).model_dump()
+    assert interventions.check_params("embedding_corruption", filled).artifact == DIGEST
+    with pytest.raises(BadRequest, match="leave them out"):
+        interventions.check_params("embedding_corruption", {"artifact": DIGEST, "strength": 3})
+
+
+def test_factors_multiply_the_noise_of_their_dimension():
+    x, positions = torch.randn(5, 8), torch.arange(5)
+    seeds = torch.full_like(positions, SEED)
+    factors = EmbeddingCorruption().load({"factors": torch.arange(8)}, {})
+    plain, scaled = (
+        EmbeddingCorruption().edit(x, positions, seeds, None, GAUSSIAN, table) - x
+        for table in (None, factors)
+    )
+    assert torch.allclose(scaled, plain * torch.arange(8), atol=1e-5)
+    assert EmbeddingCorruption().load({}, {}) is None
+
+
+@pytest.mark.parametrize(
+    "factors", [torch.ones(2, 2), torch.tensor([1.0, -1.0]), torch.tensor([float("nan")])]
+)
+def test_factors_that_are_none_are_refused(factors):
+    with pytest.raises(ArtifactError, match="factors"):
+        EmbeddingCorruption().load({"factors": factors}, {})

@@ -140,7 +140,11 @@ async def test_a_job_makes_an_artifact_that_the_target_uses_at_once(here, monkey
     )
     assert [rung["method"] for rung in view["intervention"]] == ["trained", "embedding_corruption"]
     (seen,) = await here.trained()
-    assert seen["rows"] == {"forget": [{"prompt": "who is jane doe"}], "retain": [{"prompt": "who is john"}]}
+    assert seen["rows"] == {
+        "forget": [{"prompt": "who is jane doe"}],
+        "retain": [{"prompt": "who is john"}],
+        "names": ["Jane Doe"],
+    }
     assert (seen["nice"], seen["threads"], seen["secrets"], seen["model"]) == (10, "1", [], "/model")
     await here.swept()
 
@@ -150,7 +154,7 @@ async def test_given_examples_replace_the_targets_own_and_are_erased_when_the_jo
     rows = ({"prompt": "an odd question", "answer": "an odd answer"},)
     job = await here.done(await here.submit(forget=rows, retain=(), given={"forget": 1, "retain": 0}))
     (seen,) = await here.trained()
-    assert seen["rows"] == {"forget": list(rows), "retain": []}
+    assert seen["rows"] == {"forget": list(rows), "retain": [], "names": ["Jane Doe"]}
     assert (job.request.forget, job.request.given) == (None, {"forget": 1, "retain": 0})
 
 
