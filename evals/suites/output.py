@@ -220,11 +220,14 @@ async def membership(
             await admin.delete(target["id"])
     if never is not None:
         read[NEVER] = await told(asked, bare(never), concurrency=concurrency)
-    known = [i for i in range(len(asked)) if all(of[i] is not None for of in read.values())]
-    rows = []
+    silent = [label for label, of in read.items() if not any(of)]
+    known = [i for i in range(len(asked)) if all(of[i] for label, of in read.items() if label not in silent)]
+    rows: list[list[Any]] = [["any", label, 0, "withheld", "-"] for label in silent]
     for attack, score in ATTACKS.items():
         areas = {}
         for label, of in read.items():
+            if label in silent:
+                continue
             pairs = [pair for i in known if (pair := of[i])]
             areas[label] = shares([score(a) for a, _ in pairs], [score(b) for _, b in pairs])
         for label, area in areas.items():
