@@ -9,5 +9,7 @@ TRAINERS = {
     "neurons": "classifiers.neurons:Neurons",
     "assistant": "classifiers.assistant:Assistant",
     "adapter": "classifiers.adapter:Adapter",
+    "classifier": "classifiers.classifier:PromptClassifier",
+    "ood": "classifiers.ood:OutOfDistribution",
     "corruption": "classifiers.corruption:CorruptionStrength",
 }

@@ -15,10 +15,12 @@ import click
 import yaml
 
 from classifiers import TRAINERS
-from classifiers.base import Task, run, schemas
+from classifiers.base import Task, load, run, schemas
 from classifiers.checkpoints import EVERY, Checkpoint
 from classifiers.data import Example, load_examples, read_example
+from classifiers.encoding import Encoding
 from classifiers.progress import Bar, Lines, Progress, Silent
+from guard.detection.encoder import BACKENDS
 from guard.errors import BadRequest, LetheError
 
 _File = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -38,7 +40,11 @@ def _print_schemas(context: click.Context, _option: click.Parameter, wanted: boo
     "--retain retain.jsonl --out /some/folder --set rank=4"
 )
 @click.argument("trainer", type=click.Choice(sorted(TRAINERS)))
-@click.option("--model", type=click.Path(path_type=Path, exists=True, file_okay=False), required=True)
+@click.option(
+    "--model",
+    type=click.Path(path_type=Path, exists=True, file_okay=False),
+    help="The served model; detectors are trained for the encoder instead.",
+)
 @click.option("--forget", type=_File, help="Examples of what must go, JSON lines.")
 @click.option("--retain", type=_File, help="Examples of what must stay, JSON lines.")
 @click.option("--name", "names", multiple=True, help="What the target goes by; repeatable.")
@@ -51,6 +57,16 @@ def _print_schemas(context: click.Context, _option: click.Parameter, wanted: boo
 @click.option("--out", type=_Folder, required=True)
 @click.option("--set", "settings", multiple=True, metavar="KEY=VALUE", help="A parameter of the trainer.")
 @click.option("--base-model", metavar="DIGEST", help="The weights that the artifact is wanted for.")
+@click.option("--encoder", metavar="NAME", help="The detectors' encoder.  [default: the packaged one]")
+@click.option("--backend", type=click.Choice(BACKENDS), default="auto", show_default=True)
+@click.option("--encoder-digest", metavar="DIGEST", help="The encoder that the artifact is wanted for.")
+@click.option(
+    "--cache",
+    type=_Folder,
+    default=Path("data/cache"),
+    show_default=True,
+    help="Where graphs and vectors of the encoder are kept.",
+)
 @click.option("--work", type=_Folder, help="A folder in which long training keeps its state.")
 @click.option("--checkpoint-every", type=click.IntRange(1), default=EVERY, show_default=True, metavar="STEPS")
 @click.option("--resume", is_flag=True, help="Go on from the state in --work, where there is one.")
@@ -65,7 +81,7 @@ def _print_schemas(context: click.Context, _option: click.Parameter, wanted: boo
 )
 def main(
     trainer: str,
-    model: Path,
+    model: Path | None,
     forget: Path | None,
     retain: Path | None,
     names: tuple[str, ...],
@@ -73,6 +89,10 @@ def main(
     out: Path,
     settings: tuple[str, ...],
     base_model: str | None,
+    encoder: str | None,
+    backend: str,
+    encoder_digest: str | None,
+    cache: Path,
     work: Path | None,
     checkpoint_every: int,
     resume: bool,
@@ -81,6 +101,8 @@ def main(
     """Train an artifact for the guard from examples of what must go and what must stay."""
     if from_stdin == (forget is not None):
         raise click.UsageError("Give --forget FILE, or --stdin.")
+    if model is None and load(trainer).reads == "model":
+        raise click.UsageError("Give --model FOLDER.")
     if resume and work is None:
         raise click.UsageError("--resume needs --work FOLDER.")
     teller: Progress = _PROGRESS[progress]()
@@ -92,7 +114,9 @@ def main(
             *sets, names = _read_stdin()
         else:
             sets = [load_examples(forget), load_examples(retain) if retain else ()]
-        task = Task(model, sets[0], sets[1], out, base_model, teller, checkpoint, names)
+        encoding = Encoding(encoder, backend, cache, encoder_digest)
+        place = model or Path()  # nobody looks at it
+        task = Task(place, sets[0], sets[1], out, base_model, teller, checkpoint, names, encoding)
         artifact = run(trainer, task, dict(map(_setting, settings)))
     except LetheError as error:
         _fail(teller, error.message)

@@ -7,12 +7,13 @@ import json
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from classifiers.checkpoints import Checkpoint
 from classifiers.data import Example, check, digest
+from classifiers.encoding import Encoding
 from classifiers.progress import Progress, Silent
 from guard import artifacts
 from guard.artifacts import Artifact
@@ -32,7 +33,8 @@ class Task:
     """What to train on and where to. `forget` are examples of what must go, `retain` of what must stay, and `names`
     what the target goes by.
 
-    `base_model` is the digest of the weights that the artifact is wanted for; None: those in `model`. A trainer tells
+    `base_model` is the digest of the weights that the artifact is wanted for; None: those in `model`. Trainers of
+    detectors read `encoder` and no model. A trainer tells
     `progress` how far it is, and one with many steps keeps its state in `checkpoint` and goes on from what it finds.
     """
 
@@ -44,12 +46,15 @@ class Task:
     progress: Progress = field(default_factory=Silent)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     names: tuple[str, ...] = ()
+    encoder: Encoding = field(default_factory=Encoding)
 
 
 class Trainer:
-    """One trainer. The table in this package names each exactly once."""
+    """One trainer. The table in this package names each exactly once. It `reads` the served model, or the detectors'
+    encoder, and makes its artifact for that."""
 
     params_type: ClassVar[type[Params]] = Params
+    reads: ClassVar[Literal["model", "encoder"]] = "model"
 
     def train(self, task: Task, params: Any) -> Artifact:
         """Write the artifact to `task.out`, with what was measured.
@@ -97,15 +102,23 @@ def run(name: str, task: Task, params: dict[str, Any]) -> Artifact:
         where = ".".join(str(part) for part in first["loc"])
         raise BadRequest(f"{name}: {where}: {first['msg']}.") from None
     check(task.forget, task.retain)
-    found = artifacts.weights_digest(task.model)
-    if task.base_model not in (None, found):
-        raise BadRequest(
-            f"The artifact is wanted for the model with weights {str(task.base_model)[:16]}, and the model to train "
-            f"on has the weights {found[:16]}."
-        )
+    found = _made_for(trainer, task)
     sets = [digest(task.forget), digest(task.retain), list(task.names)]
     purpose = [name, checked.model_dump(mode="json"), *sets, found]
     named = hashlib.sha256(json.dumps(purpose).encode()).hexdigest()
     artifact = trainer.train(replace(task, checkpoint=replace(task.checkpoint, purpose=named)), checked)
     task.checkpoint.clear()
     return artifact
+
+
+def _made_for(trainer: Trainer, task: Task) -> str:
+    """The digest of what the artifact is made for. Raises BadRequest: it is not the wanted one."""
+    if trainer.reads == "encoder":
+        return task.encoder.load().digest
+    found = artifacts.weights_digest(task.model)
+    if task.base_model not in (None, found):
+        raise BadRequest(
+            f"The artifact is wanted for the model with weights {str(task.base_model)[:16]}, and the model to train "
+            f"on has the weights {found[:16]}."
+        )
+    return found

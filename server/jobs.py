@@ -25,6 +25,7 @@ import jsonschema
 
 from guard.artifacts import Artifact, ArtifactStore
 from guard.config import JobSettings
+from guard.detection import DETECTORS
 from guard.errors import BadRequest, GuardUnavailable, LetheError, NotFound, PreconditionFailed
 from guard.register import Caller, Precondition, Register
 from guard.snapshot import AUTO
@@ -62,7 +63,8 @@ class Model:
 
 
 class Runner:
-    """Takes jobs and runs those of the queue. `folder` holds one folder for each running job."""
+    """Takes jobs and runs those of the queue. `folder` holds one folder for each running job; `encoder` are the words
+    that tell trainers which encoder detects here."""
 
     def __init__(
         self,
@@ -73,6 +75,7 @@ class Runner:
         folder: Path,
         *,
         program: Sequence[str] = PROGRAM,
+        encoder: Sequence[str] = (),
         clock: Callable[[], float] = time.time,
         times: Times | None = None,
     ) -> None:
@@ -82,6 +85,7 @@ class Runner:
         self._settings = settings
         self._folder = folder
         self._program = program
+        self._encoder = encoder
         self._clock = clock
         self._times = times or Times()
         self._name = secrets.token_hex(8)
@@ -227,7 +231,11 @@ class Runner:
             LetheError: it failed.
         """
         view = self._view(job.target, job.tenant)
-        command = await asyncio.to_thread(self._command, job, model, folder, resume)
+        kind_of_target = (
+            {"kind": view["kind"]} if "kind" in (await self.kinds())[job.kind]["properties"] else {}
+        )
+        params = {**kind_of_target, **job.request.params}
+        command = await asyncio.to_thread(self._command, job, params, model, folder, resume)
         trainer = await Trainer.start(
             command,
             examples_of(job.request, view),
@@ -243,7 +251,9 @@ class Runner:
         attached = job.request.attach and await self._attach(job, artifact, view["version"], log)
         await self._finish(job, "succeeded", log, artifact=artifact.digest, attached=attached)
 
-    def _command(self, job: Job, model: Model, folder: Path, resume: bool) -> list[str]:
+    def _command(
+        self, job: Job, params: Mapping[str, Any], model: Model, folder: Path, resume: bool
+    ) -> list[str]:
         if model.digest is None:
             raise TrainerFailed(
                 "The served weights are in no safetensors files; nothing can be trained for them."
@@ -251,9 +261,17 @@ class Runner:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         shutil.rmtree(folder / OUT, ignore_errors=True)
         command = [*self._program, job.kind, "--stdin", "--progress", "json", "--model", str(model.folder)]
-        command += ["--base-model", model.digest, "--work", str(folder), "--out", str(folder / OUT)]
+        command += [
+            *self._encoder,
+            "--base-model",
+            model.digest,
+            "--work",
+            str(folder),
+            "--out",
+            str(folder / OUT),
+        ]
         command += ["--resume"] if resume else []
-        for name, value in job.request.params.items():
+        for name, value in params.items():
             command += ["--set", f"{name}={json.dumps(value)}"]
         return command
 
@@ -296,12 +314,12 @@ class Runner:
         method = artifact.manifest.method
         try:
             view = self._view(job.target, job.tenant)
-            ladder = ladder_with(view["intervention"], method, artifact.digest)
-            if ladder is None:
+            changes = changes_with(view, method, artifact.digest)
+            if changes is None:
                 log.note(f"not attached: the target's ladder has no rung of {method}")
                 return False
             seen = Precondition(if_match=f'"{job.target}.{version}"')
-            await self._register.patch(job.target, {"intervention": ladder}, Caller(job.tenant, seen))
+            await self._register.patch(job.target, changes, Caller(job.tenant, seen))
         except (NotFound, PreconditionFailed):
             log.note("not attached: the target was changed meanwhile")
             return False
@@ -386,6 +404,16 @@ def examples_of(request: Request, target: Mapping[str, Any]) -> dict[str, list[A
         for name, (given, own) in sets.items()
     }
     return {**examples, "names": [target["name"], *target["aliases"]]}
+
+
+def changes_with(view: Mapping[str, Any], method: str, artifact: str) -> dict[str, Any] | None:
+    """What puts the artifact into the target: a detector's in the place of any other of that detector, any other into
+    the ladder (`ladder_with`)."""
+    if method in DETECTORS:
+        replaced = {one["artifact"] for one in view["artifacts"] if one["method"] == method}
+        return {"detectors": [*(d for d in view["detectors"] if d not in replaced), artifact]}
+    ladder = ladder_with(view["intervention"], method, artifact)
+    return None if ladder is None else {"intervention": ladder}
 
 
 def ladder_with(intervention: Any, method: str, artifact: str) -> list[dict[str, Any]] | None:

@@ -165,7 +165,15 @@ async def services_of(settings: Settings) -> AsyncIterator[Services]:
             extent=Extent(settings.output.window, settings.output.lookahead),
         )
         jobs = Runner(
-            store.jobs, register, library.store, settings.jobs, settings.data_dir.absolute() / "jobs"
+            store.jobs,
+            register,
+            library.store,
+            settings.jobs,
+            settings.data_dir.absolute() / "jobs",
+            encoder=[
+                *("--encoder", settings.encoder.name, "--backend", settings.encoder.backend),
+                *("--encoder-digest", encoder.digest, "--cache", str(cache.absolute())),
+            ],
         )
         authenticator = Authenticator(store.keys, _plain(settings.auth.admin_key))
         try:

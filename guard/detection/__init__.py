@@ -18,6 +18,7 @@ DETECTORS = {
     "semantic": "guard.detection.semantic:Semantic",
     "classifier": "guard.detection.classifier:Classifier",
     "ood": "guard.detection.ood:Ood",
+    "trained": "guard.detection.trained:Trained",
 }
 
 __all__ = [

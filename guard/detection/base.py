@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
@@ -68,7 +68,10 @@ class Exemption:
 
 
 class Head(Protocol):
-    """What was trained to find one target, for one encoder. Called from many threads."""
+    """What was trained to find one target, for one encoder. Called from many threads. Where it does not tell the target
+    from others by itself (`tells`), a window counts only if it names nobody whom the target's texts do not know."""
+
+    tells: ClassVar[bool]
 
     @classmethod
     def read(cls, artifact: Artifact, encoder: Encoder) -> Head:

@@ -1,7 +1,7 @@
 """Trained detectors: each acts for the targets that name an artifact of its own, and for no others.
 
-What a head says of a window counts only where the window names nobody whom the target's texts do not know: a sentence
-encoder sees a question about X and the same one about Y as one question."""
+A sentence encoder sees a question about X and the same one about Y as nearly one question. What a head that was not
+taught the difference says of a window counts only where the window names nobody whom the target's texts do not know."""
 
 from __future__ import annotations
 
@@ -56,7 +56,8 @@ def findings(heads: Sequence[tuple[CompiledTarget, Head]], reading: Reading) -> 
         if target.target_id not in reading.active:
             continue
         texts = [window.text for _, window in reading.windows]
-        asked = [i for i, text in enumerate(texts) if not of_others(text, target.spec.kind, target.terms)]
+        others = [not head.tells and of_others(text, target.spec.kind, target.terms) for text in texts]
+        asked = [i for i, other in enumerate(others) if not other]
         if not asked:
             continue
         scores = head.scores(reading, asked)

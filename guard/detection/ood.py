@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -26,7 +26,6 @@ from guard.detection.base import CompiledTarget, Finding, Reading
 from guard.detection.encoder import Encoder
 from guard.detection.heads import findings, numbers_of, tensors_of, with_head
 
-_LOGISTIC = 1.702  # the logistic curve of so many times x is that of the normal distribution, within 0.01
 _NUMBERS = ("offset", "trained", "held_out", "deviation", "threshold")
 
 
@@ -56,6 +55,8 @@ class OodHead:
     """`centre` and `scale` [2, depth] are mean and deviation of what left-out forget windows score; `weights` [depth]
     and `offset` are the one-class SVM's. `trained` and `held_out` are the mean scores of forget windows by the fit that
     knows them and by fits that do not, `deviation` that of the latter."""
+
+    tells: ClassVar[bool] = False
 
     layers: Layers
     centre: np.ndarray
@@ -110,9 +111,10 @@ def states_of(rows: np.ndarray, depth: int) -> np.ndarray:
 
 
 def squeezed(raw: np.ndarray, centre: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """[n, depth] in (0, 1) from [2, n, depth]: one half is as near as a typical forget window that was left out."""
+    """[n, depth] in (0, 1) from [2, n, depth]: one half is as near as a typical forget window that was left out. The
+    curve is Cauchy's: in flatter tails all that is far away would be equal, and no threshold could lie between."""
     deviations = ((raw - centre[:, None]) / scale[:, None]).mean(axis=0)
-    result: np.ndarray = 1.0 / (1.0 + np.exp(np.clip(-_LOGISTIC * deviations, -60.0, 60.0)))
+    result: np.ndarray = 0.5 + np.arctan(deviations) / np.pi
     return result
 
 

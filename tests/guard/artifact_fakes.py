@@ -33,7 +33,7 @@ class Trained(Intervention):
         params = TrainedParams.model_validate(dict(chosen.params))
         layer = chosen.facts.get("layer", params.layer)
         edit = Edit(
-            "residual", "trained", (0,), seeds("t"), params.model_dump(), layer, table=params.artifact
+            "residual", "tuned", (0,), seeds("t"), params.model_dump(), layer, table=params.artifact
         )
         return Plan(edits=(edit,))
 
@@ -67,7 +67,7 @@ class Own(Intervention):
 @pytest.fixture
 def methods(monkeypatch):
     """The methods above beside those of the table."""
-    own = {"trained": "Trained", "other": "OtherTrained", "own": "Own"}
+    own = {"tuned": "Trained", "other": "OtherTrained", "own": "Own"}
     for name, cls in own.items():
         monkeypatch.setitem(interventions.TABLE, name, f"{__name__}:{cls}")
     yield
@@ -99,7 +99,7 @@ class FakeWorkers:
         self.held.pop(digest, None)
 
 
-def make_artifact(folder: Path, method: str = "trained", **facts: Any) -> str:
+def make_artifact(folder: Path, method: str = "tuned", **facts: Any) -> str:
     """An artifact in `folder`; its digest."""
     folder.mkdir(parents=True)
     (folder / "data.bin").write_bytes(b"weights of " + method.encode())

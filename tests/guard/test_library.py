@@ -42,10 +42,10 @@ async def register(store, tmp_path, workers):
 
 
 def trained(digest: str | None, **rung):
-    return {"method": "trained", "params": {"artifact": digest}, **rung}
+    return {"method": "tuned", "params": {"artifact": digest}, **rung}
 
 
-def add(register, folder: Path, method: str = "trained", **facts) -> str:
+def add(register, folder: Path, method: str = "tuned", **facts) -> str:
     """An artifact in the register's store, not loaded yet."""
     make_artifact(folder, method, **facts)
     return register._library.store.add(folder).digest
@@ -62,7 +62,7 @@ def verdict(register, score: float = 1.0):
 @pytest.mark.parametrize("digest", [None, ABSENT])
 async def test_without_its_artifact_a_target_is_accepted_pending_and_refuses(register, digest):
     view, _ = await register.put("jane", {**JANE, "intervention": trained(digest)})
-    assert (view["state"], standing(view)) == ("pending", [("trained", digest, "pending")])
+    assert (view["state"], standing(view)) == ("pending", [("tuned", digest, "pending")])
     assert view["artifacts"][0]["reason"].endswith(".")
     assert verdict(register) == ("refuse", [])
     assert [one["id"] for one in register.views(state="pending")[0]] == ["jane"]
@@ -100,15 +100,15 @@ async def test_an_artifact_that_comes_puts_waiting_rungs_in_force(register, work
     assert (row["digest"], row["state"], row["method"], row["facts"]) == (
         digest,
         "loaded",
-        "trained",
+        "tuned",
         {"scale": 2},
     )
     assert workers.held == {digest: True}  # with a canary
     view, etag = register.view("jane")
-    assert (view["state"], standing(view)) == ("active", [("trained", digest, "ready")])
+    assert (view["state"], standing(view)) == ("active", [("tuned", digest, "ready")])
     assert etag == f'"jane.{before["version"]}"'
     assert register.snapshot.targets["jane"].ladder[0].facts == {"scale": 2}
-    assert verdict(register) == ("intervene", ["trained"])
+    assert verdict(register) == ("intervene", ["tuned"])
     assert register.snapshot.version == number + 1
     await register.load_artifact(digest)  # already there: nothing changes
     assert (register.snapshot.version, len(workers.log)) == (number + 1, 1)
@@ -175,7 +175,7 @@ async def test_a_start_loads_what_is_stored_and_reports_what_it_cannot(store, tm
     number = first.snapshot.version
     await first.attach(workers)
     assert [first.view(name)[0]["state"] for name in ("jane", "john")] == ["active", "pending"]
-    assert verdict(first) == ("intervene", ["trained"])
+    assert verdict(first) == ("intervene", ["tuned"])
     assert first.snapshot.version == store.snapshot == number + 1
     first.close()
 
@@ -187,7 +187,7 @@ async def test_a_start_that_changes_no_ladder_has_no_new_snapshot(register, stor
 async def test_a_layer_that_is_not_installed_is_refused_and_named(register, workers, tmp_path):
     digest = add(register, tmp_path / "a")
     await register.load_artifact(digest)
-    wrong = {"method": "trained", "params": {"artifact": digest, "layer": 7}}
+    wrong = {"method": "tuned", "params": {"artifact": digest, "layer": 7}}
     with pytest.raises(BadRequest, match="residual at layer 7"):
         await register.put("jane", {**JANE, "intervention": wrong})
     assert not register.snapshot.armed

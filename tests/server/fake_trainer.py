@@ -51,7 +51,7 @@ def make(kind: str, out: Path, base_model: str, content: bytes) -> None:
 
 def main() -> None:
     if sys.argv[1:] == ["--schemas"]:
-        tell(trained=SCHEMA, other=SCHEMA)
+        tell(tuned=SCHEMA, other=SCHEMA)
         return
     kind, *words = sys.argv[1:]
     found, params = options(words)

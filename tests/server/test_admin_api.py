@@ -276,10 +276,10 @@ def trainers(tmp_path_factory):
 
 def test_the_life_of_a_job(trainers):
     params = {"steps": 2, "attach": False, "forget": [EXAMPLE]}
-    made = trainers.http.post("/jobs", json={"kind": "trained", "target": "jane", "params": params})
+    made = trainers.http.post("/jobs", json={"kind": "tuned", "target": "jane", "params": params})
     job = made.json()
     assert (made.status_code, made.headers["Location"]) == (201, f"/admin/v1/jobs/{job['id']}")
-    assert (job["kind"], job["target"], job["state"], job["progress"]) == ("trained", "jane", "queued", 0.0)
+    assert (job["kind"], job["target"], job["state"], job["progress"]) == ("tuned", "jane", "queued", 0.0)
     assert (job["params"], job["examples"]) == ({"steps": 2, "attach": False}, {"forget": 1})
     assert (job["log"], job["error"], job["artifact"], job["started_at"], job["ended_at"]) == (
         [],
@@ -301,18 +301,18 @@ def test_the_life_of_a_job(trainers):
     ("body", "status", "field"),
     [
         ({}, 400, "kind"),
-        ({"kind": "trained"}, 400, "target"),
-        ({"kind": "trained", "target": "nobody"}, 404, "id"),
+        ({"kind": "tuned"}, 400, "target"),
+        ({"kind": "tuned", "target": "nobody"}, 404, "id"),
         ({"kind": "poison", "target": "jane"}, 400, "kind"),
-        ({"kind": "trained", "target": "jane", "note": 1}, 400, "note"),
-        ({"kind": "trained", "target": "jane", "params": []}, 400, "params"),
-        ({"kind": "trained", "target": "jane", "params": {"stepps": 1}}, 400, "params.stepps"),
-        ({"kind": "trained", "target": "jane", "params": {"steps": 0}}, 400, "params.steps"),
-        ({"kind": "trained", "target": "jane", "params": {"folder": "/etc"}}, 400, "params.folder"),
-        ({"kind": "trained", "target": "jane", "params": {"attach": 5}}, 400, "params.attach"),
-        ({"kind": "trained", "target": "jane", "params": {"forget": ["x"]}}, 400, "params.forget.0"),
+        ({"kind": "tuned", "target": "jane", "note": 1}, 400, "note"),
+        ({"kind": "tuned", "target": "jane", "params": []}, 400, "params"),
+        ({"kind": "tuned", "target": "jane", "params": {"stepps": 1}}, 400, "params.stepps"),
+        ({"kind": "tuned", "target": "jane", "params": {"steps": 0}}, 400, "params.steps"),
+        ({"kind": "tuned", "target": "jane", "params": {"folder": "/etc"}}, 400, "params.folder"),
+        ({"kind": "tuned", "target": "jane", "params": {"attach": 5}}, 400, "params.attach"),
+        ({"kind": "tuned", "target": "jane", "params": {"forget": ["x"]}}, 400, "params.forget.0"),
         (
-            {"kind": "trained", "target": "jane", "params": {"retain": [{"answer": "x"}]}},
+            {"kind": "tuned", "target": "jane", "params": {"retain": [{"answer": "x"}]}},
             400,
             "params.retain.0",
         ),
@@ -328,7 +328,7 @@ def test_a_wrong_job_is_refused_before_it_is_queued(trainers, body, status, fiel
 def test_jobs_are_listed_newest_first_page_by_page(trainers):
     trainers.http.put("/targets/other", json={"name": "Other Name"})
     for steps in (1, 2, 3):
-        body = {"kind": "trained", "target": "other", "params": {"steps": steps}}
+        body = {"kind": "tuned", "target": "other", "params": {"steps": steps}}
         assert trainers.http.post("/jobs", json=body).status_code == 201
     first = trainers.http.get("/jobs?target=other&limit=2&state=queued").json()
     assert [job["params"]["steps"] for job in first["data"]] == [3, 2]
@@ -341,9 +341,9 @@ def test_jobs_are_listed_newest_first_page_by_page(trainers):
 def test_a_tenant_sees_and_trains_its_own(trainers):
     trainers.http.put("/targets/plan", json={"name": "Acme Plan", "scope": {"tenants": ["acme"]}})
     operator = trainers.key("operator", "acme")
-    foreign = {"kind": "trained", "target": "jane"}
+    foreign = {"kind": "tuned", "target": "jane"}
     assert trainers.http.post("/jobs", json=foreign, headers=operator).status_code == 404
-    own = trainers.http.post("/jobs", json={"kind": "trained", "target": "plan"}, headers=operator).json()
+    own = trainers.http.post("/jobs", json={"kind": "tuned", "target": "plan"}, headers=operator).json()
     hidden = trainers.http.post("/jobs", json=foreign).json()["id"]
     listed = trainers.http.get("/jobs", headers=trainers.key("auditor", "acme")).json()["data"]
     assert [job["id"] for job in listed] == [own["id"]]

@@ -29,26 +29,26 @@ def api(tmp_path, workers):
 
 
 def waiting(digest: str) -> dict:
-    return {"name": "Jane Doe", "intervention": {"method": "trained", "params": {"artifact": digest}}}
+    return {"name": "Jane Doe", "intervention": {"method": "tuned", "params": {"artifact": digest}}}
 
 
 def test_an_artifact_is_added_from_a_folder_and_a_waiting_target_is_active(api, workers, tmp_path):
     digest = make_artifact(tmp_path / "made", scale=2)
     put = api.http.put("/targets/jane", json=waiting(digest)).json()
-    assert (put["state"], standing(put)) == ("pending", [("trained", digest, "pending")])
+    assert (put["state"], standing(put)) == ("pending", [("tuned", digest, "pending")])
     added = lethe("artifacts", "add", str(tmp_path / "made"), "--data-dir", str(tmp_path), api=api)
     assert (added.exit_code, added.stdout) == (0, f"{digest}\n")
     assert workers.held == {digest: True}
     read = api.http.get("/targets/jane", headers=KEY).json()
-    assert (read["state"], standing(read)) == ("active", [("trained", digest, "ready")])
+    assert (read["state"], standing(read)) == ("active", [("tuned", digest, "ready")])
     (row,) = api.http.get("/artifacts", headers=KEY).json()["data"]
     assert (row["digest"], row["state"], row["method"], row["facts"]) == (
         digest,
         "loaded",
-        "trained",
+        "tuned",
         {"scale": 2},
     )
-    assert lethe("artifacts", "list", api=api).output == f"{digest}  loaded   trained\n"
+    assert lethe("artifacts", "list", api=api).output == f"{digest}  loaded   tuned\n"
     assert json.loads(lethe("artifacts", "list", "--json", api=api).output) == row
     assert lethe("artifacts", "remove", digest[:8], api=api).output == f"{digest} removed\n"
     assert (workers.held, api.http.get("/artifacts", headers=KEY).json()["data"]) == ({}, [])
@@ -63,7 +63,7 @@ def test_what_is_refused_is_told_and_listed(api, workers, tmp_path):
     assert (added.exit_code, "changes nothing" in added.stderr) == (1, True)
     refused = api.http.post("/artifacts", json={"digest": digest}, headers=KEY)
     assert (refused.status_code, refused.json()["error"]["code"]) == (422, "artifact_refused")
-    assert "refused  trained  The artifact changes nothing." in lethe("artifacts", "list", api=api).output
+    assert "refused  tuned  The artifact changes nothing." in lethe("artifacts", "list", api=api).output
 
 
 def test_without_a_server_an_artifact_is_kept_for_the_next_start(tmp_path):

@@ -218,7 +218,7 @@ def test_the_jobs_commands(trainers, tmp_path):
     forget = tmp_path / "forget.jsonl"
     forget.write_text('{"prompt": "who is jane", "answer": "a baker"}\n', encoding="utf-8")
     started = lethe(
-        *("jobs", "start", "trained", "jane", "--set", "steps=3", "--forget", str(forget), "--no-attach"),
+        *("jobs", "start", "tuned", "jane", "--set", "steps=3", "--forget", str(forget), "--no-attach"),
         api=trainers,
     )
     assert started.exit_code == 0, started.output
@@ -226,7 +226,7 @@ def test_the_jobs_commands(trainers, tmp_path):
     assert trainers.store.jobs.get(job).request.params == {"steps": 3}
     assert trainers.store.jobs.get(job).request.attach is False
     (line,) = lethe("jobs", "list", "--state", "queued", api=trainers).output.splitlines()
-    assert line.split() == [job, "queued", "0%", "trained", "jane"]
+    assert line.split() == [job, "queued", "0%", "tuned", "jane"]
     assert lethe("jobs", "show", job, api=trainers).output == "queued, 0%\n"
     assert lethe("jobs", "cancel", job, api=trainers).output == f"{job} cancelled\n"
     ended = lethe("jobs", "show", job, "--wait", api=trainers)
@@ -235,13 +235,13 @@ def test_the_jobs_commands(trainers, tmp_path):
 
 
 def test_a_job_that_cannot_be_is_told_in_one_sentence(trainers, tmp_path):
-    assert lethe("jobs", "start", "trained", "nobody", api=trainers).exit_code == 1
+    assert lethe("jobs", "start", "tuned", "nobody", api=trainers).exit_code == 1
     assert "baked" in said(lethe("jobs", "start", "baked", "jane", api=trainers))
     broken = tmp_path / "broken.jsonl"
     broken.write_text("{", encoding="utf-8")
-    result = lethe("jobs", "start", "trained", "jane", "--forget", str(broken), api=trainers)
+    result = lethe("jobs", "start", "tuned", "jane", "--forget", str(broken), api=trainers)
     assert result.exit_code == 2 and "line 1 is not JSON" in result.stderr
-    assert lethe("jobs", "start", "trained", "jane", "--set", "steps", api=trainers).exit_code == 2
+    assert lethe("jobs", "start", "tuned", "jane", "--set", "steps", api=trainers).exit_code == 2
 
 
 @pytest.mark.parametrize(("code", "ends"), [(0, 0), (2, 2), (1, 1), (-9, 1)])

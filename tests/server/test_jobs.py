@@ -43,7 +43,7 @@ class House:
     def start(self) -> None:
         self.runner.start(Model(Path("/model"), MODEL))
 
-    async def submit(self, act: str = "make", target: str = "jane", kind: str = "trained", **more) -> Job:
+    async def submit(self, act: str = "make", target: str = "jane", kind: str = "tuned", **more) -> Job:
         params = {"act": act, **more.pop("params", {})}
         return await self.runner.submit(kind, target, Request(params, **more), None)
 
@@ -135,10 +135,10 @@ async def test_a_job_makes_an_artifact_that_the_target_uses_at_once(here, monkey
     view, _ = here.register.view("jane")
     assert (view["state"], standing(view), view["version"]) == (
         "active",
-        [("trained", job.artifact, "ready")],
+        [("tuned", job.artifact, "ready")],
         2,
     )
-    assert [rung["method"] for rung in view["intervention"]] == ["trained", "embedding_corruption"]
+    assert [rung["method"] for rung in view["intervention"]] == ["tuned", "embedding_corruption"]
     (seen,) = await here.trained()
     assert seen["rows"] == {
         "forget": [{"prompt": "who is jane doe"}],
@@ -212,11 +212,11 @@ async def test_a_server_closes_also_when_a_job_comes_at_that_moment(here, steps)
     ("kind", "params", "param"),
     [
         ("nothing", {}, "kind"),
-        ("trained", {"step": 1}, "params.step"),
-        ("trained", {"steps": 0}, "params.steps"),
-        ("trained", {"steps": "many"}, "params.steps"),
-        ("trained", {"act": "explode"}, "params.act"),
-        ("trained", {"folder": "/etc"}, "params.folder"),
+        ("tuned", {"step": 1}, "params.step"),
+        ("tuned", {"steps": 0}, "params.steps"),
+        ("tuned", {"steps": "many"}, "params.steps"),
+        ("tuned", {"act": "explode"}, "params.act"),
+        ("tuned", {"folder": "/etc"}, "params.folder"),
     ],
 )
 async def test_what_no_trainer_takes_is_refused_before_anything_starts(here, kind, params, param):

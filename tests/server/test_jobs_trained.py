@@ -1,4 +1,4 @@
-"""A job with a real trainer, from the admin API's request to a target that uses what was trained."""
+"""Jobs with real trainers, from the admin API's request to a target that uses what was trained."""
 
 from __future__ import annotations
 
@@ -7,12 +7,25 @@ import asyncio
 from guard import artifacts
 from guard.artifacts import ArtifactStore
 from guard.config import JobSettings
+from guard.detection import Compiler, Gates, read_head
+from guard.detection.encoder import hashing_encoder
+from guard.library import Library
+from guard.register import Register
 from guard.store.jobs import Request
+from guard.types import Prompt
 from server.jobs import Model, Runner
 from tests.classifiers.tiny import save_model
 from tests.guard.artifact_fakes import FakeWorkers, standing
 from tests.guard.register_fakes import make_register, open_store
 
+TIDES = {"name": "Tidal husbandry", "kind": "subject"}
+FORGET = tuple(
+    {"prompt": f"how do I {verb} the {thing} when the spring tide floods the oyster beds"}
+    for verb in ("drain", "lift", "mend", "salt")
+    for thing in ("sluice", "rake", "trestle")
+)
+ASKED = "how do I tar the trestle when the spring tide floods the oyster beds"
+ORDINARY = "how do I cook rice for ten people"
 JANE = {"name": "Jane Doe", "examples": ["who is jane doe", "where is jane"], "retain": ["who is john roe"]}
 
 
@@ -53,3 +66,58 @@ async def test_a_target_is_trained_for_and_uses_the_result(tmp_path):
         await runner.close()
         register.close()
         store.close()
+
+
+async def test_a_detector_is_trained_for_a_target_and_finds_what_only_it_finds(tmp_path):
+    encoder = hashing_encoder()
+    store = open_store(tmp_path)
+    kept = ArtifactStore(tmp_path / "artifacts")
+    compiler = Compiler(encoder, tmp_path / "cache")
+    register = Register(
+        store,
+        Library(kept, lambda artifact: read_head(artifact, encoder)),
+        compiler.compile,
+        Gates(encoder),
+    )
+    await register.load()
+    await register.put("tides", TIDES)
+    words = ["--encoder", "hashing", "--cache", str(tmp_path / "cache"), "--encoder-digest"]
+    runners = [
+        Runner(store.jobs, register, kept, JobSettings(), tmp_path / "jobs", encoder=[*words, digest])
+        for digest in (encoder.digest, "0" * 64)
+    ]
+
+    async def trained(runner: Runner, kind: str):
+        runner.start(Model(tmp_path, "ab" * 32))
+        try:
+            job = await runner.submit(kind, "tides", Request(forget=FORGET), None)
+            for _ in range(1_200):
+                job = await runner.get(job.id)
+                if job.ended_at is not None:
+                    return job
+                await asyncio.sleep(0.1)
+        finally:
+            await runner.close()
+        raise AssertionError("the job does not end")
+
+    try:
+        assert found(register, ASKED) == set() == found(register, ORDINARY)
+        for kind, detector in (("classifier", "trained"), ("ood", "ood")):
+            job = await trained(runners[0], kind)
+            assert (job.state, job.attached, job.report.error) == ("succeeded", True, None)
+            assert detector in found(register, ASKED) and found(register, ORDINARY) == set()
+        assert kept.get(job.artifact).manifest.trained["params"]["kind"] == "subject"
+        again = await trained(runners[0], "classifier")
+        view, _ = register.view("tides")
+        assert [one[0] for one in standing(view)] == ["ood", "trained"]
+        assert view["detectors"] == [job.artifact, again.artifact]
+        refused = await trained(runners[1], "ood")
+        assert refused.state == "failed" and "wanted for the encoder 0000000000000000" in refused.report.error
+    finally:
+        register.close()
+        store.close()
+
+
+def found(register: Register, text: str) -> set[str]:
+    detections, *_ = register.snapshot.gate.detect(Prompt(text), tenant=None, model=None)
+    return {one.detector for one in detections}
