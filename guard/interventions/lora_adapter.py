@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -32,13 +32,14 @@ class LoraAdapterParams(Params):
     """Which adapter, and how strongly.
 
     artifact: content hash of the trained adapter; without one the method cannot act.
-    scale: multiplies what the adapter adds to every layer; 1 is as it was trained.
+    scale: multiplies what the adapter adds to every layer; 1 is as it was trained. "score": by the score of the match,
+        which is O3's soft weight where the detector `ood` found it.
     soft: the share of `scale` that a match at its threshold gets. From there it grows with the score, to all
         of it at score 1; with 1 every match gets all of it.
     """
 
     artifact: Digest | None = None
-    scale: float = Field(1.0, gt=0.0, le=4.0)
+    scale: Annotated[float, Field(gt=0.0, le=4.0)] | Literal["score"] = 1.0
     soft: float = Field(1.0, ge=0.01, le=1.0)
 
 
@@ -52,13 +53,13 @@ class LoraAdapter(Intervention):
         params = LoraAdapterParams.model_validate(dict(chosen.params))
         if params.artifact is None or not prompt.token_ids or not chosen.matches:
             return Plan()
-        weight = max(_weight(match, params.soft) for match in chosen.matches)
+        scale = max(_scale(match, params) for match in chosen.matches)
         edit = Edit(
             site="adapter",
             method="lora_adapter",
             positions=tuple(range(len(prompt.token_ids))),
             seed=seeds(chosen.matches[0].target_id),
-            params=params.model_copy(update={"scale": params.scale * weight}).model_dump(),
+            params=params.model_copy(update={"scale": scale}).model_dump(),
             onward=True,
             table=params.artifact,
         )
@@ -81,11 +82,14 @@ def adapter_id(digest: str) -> int:
     return int(digest[:8], 16) & 0x3FFFFFFF | 0x40000000
 
 
-def _weight(match: Match, soft: float) -> float:
-    """In hundredths, so that there are few distinct scales and the cache is found again."""
+def _scale(match: Match, params: LoraAdapterParams) -> float:
+    """Weights are in hundredths, so that there are few distinct scales and the cache is found again."""
+    if params.scale == "score":
+        return max(round(match.score, 2), 0.01)
+    soft = params.soft
     room = 1.0 - match.threshold
     over = (match.score - match.threshold) / room if room > 0 else 1.0
-    return round(soft + (1.0 - soft) * min(max(over, 0.0), 1.0), 2)
+    return params.scale * round(soft + (1.0 - soft) * min(max(over, 0.0), 1.0), 2)
 
 
 def check(tensors: Tensors, config: Mapping[str, Any], served: Mapping[str, tuple[int, ...]]) -> None:

@@ -57,7 +57,15 @@ def test_without_an_artifact_or_a_prompt_there_is_nothing_to_do():
 
 
 @pytest.mark.parametrize(
-    "params", [{"scale": 0}, {"scale": 4.1}, {"soft": 0}, {"artifact": "x"}, {"slots": 1}]
+    ("scores", "scale"), [((0.119,), 0.12), ((0.5, 0.8765), 0.88), ((1.0,), 1.0), ((0.0,), 0.01)]
+)
+def test_the_scale_can_be_the_score_itself(scores, scale):
+    (edit,) = plan(*scores, scale="score", soft=0.2).edits
+    assert edit.params["scale"] == pytest.approx(scale)
+
+
+@pytest.mark.parametrize(
+    "params", [{"scale": "high"}, {"scale": 0}, {"scale": 4.1}, {"soft": 0}, {"artifact": "x"}, {"slots": 1}]
 )
 def test_other_parameters_are_refused(params):
     with pytest.raises(BadRequest, match="lora_adapter"):
