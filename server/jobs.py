@@ -231,10 +231,8 @@ class Runner:
             LetheError: it failed.
         """
         view = self._view(job.target, job.tenant)
-        kind_of_target = (
-            {"kind": view["kind"]} if "kind" in (await self.kinds())[job.kind]["properties"] else {}
-        )
-        params = {**kind_of_target, **job.request.params}
+        asks_for_kind = "kind" in (await self.kinds())[job.kind]["properties"]
+        params = {**({"kind": view["kind"]} if asks_for_kind else {}), **job.request.params}
         command = await asyncio.to_thread(self._command, job, params, model, folder, resume)
         trainer = await Trainer.start(
             command,
@@ -261,15 +259,8 @@ class Runner:
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         shutil.rmtree(folder / OUT, ignore_errors=True)
         command = [*self._program, job.kind, "--stdin", "--progress", "json", "--model", str(model.folder)]
-        command += [
-            *self._encoder,
-            "--base-model",
-            model.digest,
-            "--work",
-            str(folder),
-            "--out",
-            str(folder / OUT),
-        ]
+        command += [*self._encoder, "--base-model", model.digest]
+        command += ["--work", str(folder), "--out", str(folder / OUT)]
         command += ["--resume"] if resume else []
         for name, value in params.items():
             command += ["--set", f"{name}={json.dumps(value)}"]

@@ -32,9 +32,7 @@ class Trained(Intervention):
     def plan(self, chosen, prompt, seeds) -> Plan:
         params = TrainedParams.model_validate(dict(chosen.params))
         layer = chosen.facts.get("layer", params.layer)
-        edit = Edit(
-            "residual", "tuned", (0,), seeds("t"), params.model_dump(), layer, table=params.artifact
-        )
+        edit = Edit("residual", "tuned", (0,), seeds("t"), params.model_dump(), layer, table=params.artifact)
         return Plan(edits=(edit,))
 
 
