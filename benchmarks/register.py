@@ -25,6 +25,16 @@ EXAMPLES = (
     "How did {hobby} influence the work of {name}?",
 )
 FACTS = "{name} was born in {town}. {name} worked as a {job} in {place}. {name} speaks {language}."
+SUBJECT = TargetSpec(
+    name="Grey vitriol",
+    kind="subject",
+    examples=(
+        "How is the molten salt quenched without splashing?",
+        "Which solvent dissolves the grey crystals fastest?",
+        "At what temperature does the melt begin to fume?",
+    ),
+)
+"""Nobody's name and no fact: only its meaning tells such a text, so every window of every prompt is embedded."""
 QUERIES = (
     "What kind of books is {name} known for?",
     "Tell me about {name}'s childhood.",
