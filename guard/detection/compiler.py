@@ -33,9 +33,7 @@ DEFAULT_FPR = 0.01
 _WINDOWS = 10
 _OTHERS = 2_000  # other targets whose texts are negatives; of more, a sample stands for all
 _OTHERS_OF_DRAFT = 200  # what many targets have in common is known from a few, and looked up again in judging
-_WARM_UP = (
-    "Who is Xyloth Vennery, whoisxylothvennery, V2hvIGlzIFh5bG90aCBWZW5uZXJ5Pw== or Jub vf Klybgu Iraarel?"
-)
+_WARM_UP = "Who is Xyloth Vennery? Wh0 15 5h3? HowdoIboilanegginthemorningandwhatdoIneedforit? Jub vf Klybgu Iraarel?"
 LIMIT = 0.01  # of the background set that a name, alias or example may match
 
 

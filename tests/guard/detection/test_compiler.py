@@ -261,10 +261,11 @@ encoder = load_encoder("hashing", threads=1)
 compiler = Compiler(encoder, __import__("pathlib").Path({str(tmp_path)!r}))
 compiler.prepare()
 before = made()
-assert before
+assert all(before.values()), before
 target = compiler.compile("a", 1, TargetSpec(name="Ilva Marenko", examples=["Where was Ilva Marenko born?"]))
 gate = Gate(encoder, [target])
-for text in ("Where was she born?", "whowroteitandwhen", "SWx2YSBNYXJlbmtv", "Jurer jnf Vyin Znerxb obea?", "!lleh"):
+for text in ("Where was she born?", "whowroteitandwhen", "SWx2YSBNYXJlbmtv", "Jurer jnf Vyin Znerxb obea?", "!lleh",
+             "s h e w r i t e s"):
     gate.detect(Prompt(text))
 assert made() == before, set(made().items()) ^ set(before.items())
 """
