@@ -261,7 +261,7 @@ encoder = load_encoder("hashing", threads=1)
 compiler = Compiler(encoder, __import__("pathlib").Path({str(tmp_path)!r}))
 compiler.prepare()
 before = made()
-assert all(before.values()), before
+assert before["guard.detection.segments", "_known"] and before["guard.detection.ciphers", "limits"]
 target = compiler.compile("a", 1, TargetSpec(name="Ilva Marenko", examples=["Where was Ilva Marenko born?"]))
 gate = Gate(encoder, [target])
 for text in ("Where was she born?", "whowroteitandwhen", "SWx2YSBNYXJlbmtv", "Jurer jnf Vyin Znerxb obea?", "!lleh",
