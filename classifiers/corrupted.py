@@ -27,7 +27,8 @@ _AT_ONCE = 128  # rows of a batch
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An example as the model reads it: the prompt, what matches there, and the answer with the end of the turn."""
+    """An example as the model reads it: the prompt, what matches there, and the answer, with the tokens that the
+    server's `/score` takes for it."""
 
     prompt: Prompt
     match: Match
@@ -62,17 +63,17 @@ class Reader:
     def row(self, example: Example) -> Row:
         """The names in the prompt match; where none of them stands there, its last message does, as by its meaning."""
         from guard.detection.swaps import places
+        from guard.engine.reading import encode as tokens_of
         from guard.engine.reading import read
 
-        encoded = encode(self._tokenizer, example)
-        prompt = read(encoded.ids[: encoded.answer_at], self._tokenizer)
+        prompt = read(encode(self._tokenizer, replace(example, answer="")).ids, self._tokenizer)
         spans = tuple(span for name in self._names for span in places(prompt.text, name))
         if not spans:
             asked = example.turns[-1][1].strip()
             start = prompt.text.rfind(asked)
             spans = (Span(start, start + len(asked)),) if start >= 0 else ()
         match = Match("target", 1, 1.0, 0.5, "lexical", spans)
-        return Row(prompt, match, example.answer, encoded.ids[encoded.answer_at :])
+        return Row(prompt, match, example.answer, tuple(tokens_of(example.answer, self._tokenizer)))
 
     def of_somebody(self, example: Example, rng: random.Random) -> Row:
         """The same about somebody whom nobody knows: an invented name in question and answer."""

@@ -256,10 +256,12 @@ class Bench:
             yield [self._reader.of_somebody(example, rng) for example in examples]
 
     def _answered(self, examples: Sequence[Example]) -> list[Example]:
-        """One without an answer gets what the model says to it now: that is what must go."""
+        """One without an answer gets what the model says to it now: that is what must go. If it says nothing, nothing
+        has to."""
         bare = [example for example in examples if not example.answer]
         said = iter(self._speaker.answers([self._reader.row(e) for e in bare], None) if bare else ())
-        return [e if e.answer else replace(e, answer=next(said)) for e in examples]
+        answered = [e if e.answer else replace(e, answer=next(said)) for e in examples]
+        return [example for example in answered if example.answer.strip()]
 
     def _corruption(self, tokens: Tokens, strength: float) -> Corruption:
         params = EmbeddingCorruptionParams(strength=strength, dims=self._params.dims, tokens=tokens)

@@ -50,5 +50,13 @@ def command_table() -> dict[str, click.Command]:
     from server.cli import artifacts, check, jobs, keys, local, serve, targets
 
     remote_commands = (targets.targets, artifacts.artifacts, jobs.jobs, check.check, keys.keys)
-    commands = (serve.serve, *remote_commands, local.demo, local.train, local.evaluate, local.bench)
+    commands = (
+        serve.serve,
+        *remote_commands,
+        local.demo,
+        local.data,
+        local.train,
+        local.evaluate,
+        local.bench,
+    )
     return {str(command.name): command for command in commands}

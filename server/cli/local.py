@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from guard.errors import ConfigError
-from server.cli.base import example
+from server.cli.base import example, remote
+from server.cli.client import connect, path_of
 
 _PASSED_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 _USAGE = 2
@@ -55,6 +57,31 @@ def train(kind: str, args: tuple[str, ...]) -> None:
     _run("classifiers", (kind, *args))
 
 
+@click.command(
+    context_settings={"ignore_unknown_options": True},
+    epilog=example(
+        "lethe data jane-doe --out data/jane --base-url http://127.0.0.1:9000/v1 --model qwen",
+        "lethe data --file jane.json --out data/jane",
+    ),
+)
+@click.option(
+    "--file", type=click.File(encoding="utf-8"), help="The target as JSON, in place of one on the server."
+)
+@remote
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+def data(file: Any, args: tuple[str, ...], server: str, key: str | None) -> None:
+    """Make training data from a target, named by its id on the server; ARGS are those of
+    `python -m classifiers.augment`."""
+    if file is not None:
+        target = file.read()
+    elif args and not args[0].startswith("-"):
+        target = json.dumps(connect(server, key).json("GET", path_of(args[0])))
+        args = args[1:]
+    else:
+        raise click.UsageError("Give the ID of a target, or --file.")
+    _run("classifiers.augment", ("--target", "-", *args), target)
+
+
 @click.command(context_settings=_PASSED_ON, epilog=example("lethe bench"))
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 def bench(args: tuple[str, ...]) -> None:
@@ -62,9 +89,13 @@ def bench(args: tuple[str, ...]) -> None:
     _run("benchmarks", args)
 
 
-def _run(module: str, args: tuple[str, ...]) -> NoReturn:
-    """End as the program ends: 2 for bad usage, 1 for any other failure."""
-    if importlib.util.find_spec(module) is None or importlib.util.find_spec(f"{module}.__main__") is None:
-        raise ConfigError(f"The package `{module}` is not installed here; run this from a checkout of Lethe.")
-    code = subprocess.run([sys.executable, "-m", module, *args], check=False).returncode
+def _run(module: str, args: tuple[str, ...], given: str | None = None) -> NoReturn:
+    """End as the program ends: 2 for bad usage, 1 for any other failure. `given` is its input."""
+    package = module.partition(".")[0]
+    if importlib.util.find_spec(package) is None or importlib.util.find_spec(f"{package}.__main__") is None:
+        raise ConfigError(
+            f"The package `{package}` is not installed here; run this from a checkout of Lethe."
+        )
+    command = [sys.executable, "-m", module, *args]
+    code = subprocess.run(command, check=False, input=given, text=True).returncode
     sys.exit(code if code in (0, _USAGE) else 1)

@@ -245,11 +245,11 @@ def test_a_job_that_cannot_be_is_told_in_one_sentence(trainers, tmp_path):
 
 
 @pytest.mark.parametrize(("code", "ends"), [(0, 0), (2, 2), (1, 1), (-9, 1)])
-def test_programs_of_other_packages_get_their_arguments(monkeypatch, code, ends):
+def test_programs_of_other_packages_get_their_arguments(monkeypatch, tmp_path, code, ends):
     ran = []
 
-    def run(argv, check):
-        ran.append(argv[1:])
+    def run(argv, check, input, text):  # noqa: A002 - as subprocess names it
+        ran.append(argv[1:] if input is None else [*argv[1:], json.loads(input)["name"]])
         return subprocess.CompletedProcess(argv, code)
 
     monkeypatch.setattr(local.subprocess, "run", run)
@@ -257,11 +257,28 @@ def test_programs_of_other_packages_get_their_arguments(monkeypatch, code, ends)
     assert lethe("eval", "tofu", "--base-url", "http://h", "--help").exit_code == ends
     assert lethe("demo", "build", "--fast").exit_code == ends
     assert lethe("train", "adapter", "--model", "m").exit_code == ends
+    target = tmp_path / "jane.json"
+    target.write_text('{"name": "Jane Doe"}', encoding="utf-8")
+    assert lethe("data", "--file", str(target), "--out", "d").exit_code == ends
     assert ran == [
         ["-m", "evals", "tofu", "--base-url", "http://h", "--help"],
         ["-m", "demo", "build", "--fast"],
         ["-m", "classifiers", "adapter", "--model", "m"],
+        ["-m", "classifiers.augment", "--target", "-", "--out", "d", "Jane Doe"],
     ]
+
+
+def test_data_is_made_of_a_target_on_the_server(monkeypatch, trainers):
+    given = []
+
+    def run(argv, check, input, text):  # noqa: A002
+        given.append((argv[3:], json.loads(input)["name"]))
+        return subprocess.CompletedProcess(argv, 0)
+
+    monkeypatch.setattr(local.subprocess, "run", run)
+    assert lethe("data", "jane", "--out", "d", "--seed", "3", api=trainers).exit_code == 0
+    assert given == [(["--target", "-", "--out", "d", "--seed", "3"], "Jane Doe")]
+    assert lethe("data", "--out", "d", api=trainers).exit_code == 2
 
 
 def test_a_package_that_is_not_there_is_told(monkeypatch):
