@@ -1,4 +1,5 @@
-"""The prompt classifier of one target: a logistic head on the index encoder's vectors (guard.detection.trained).
+"""The prompt classifier of one target (guard.detection.trained): a logistic head on the index encoder's vectors, or
+with `encoder` a transformers model that is fine-tuned (classifiers.finetuning).
 
 ECO (arXiv 2406.07933) fine-tunes an encoder on forget and retain prompts. The light head leaves the encoder as it is:
 it needs no memory of its own, and every window is embedded once for all targets. It learns from the near misses too,
@@ -10,6 +11,7 @@ window nor what says the same (cross-validation by source), so the thresholds ar
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +19,7 @@ from pydantic import Field
 
 from classifiers.base import Params, Task, Trainer
 from classifiers.data import digest
-from classifiers.prompts import Material, embedded, gather, measured, require_sources, threshold_of
+from classifiers.prompts import Made, Material, embedded, gather, measured, require_sources, threshold_of
 from guard import artifacts
 from guard.artifacts import Artifact
 from guard.detection.trained import LogisticHead
@@ -27,10 +29,16 @@ _STRENGTHS = (1.0, 10.0, 100.0)  # of the fit against the penalty on its weights
 
 
 class ClassifierParams(Params):
-    """fpr: rate at which prompts that must not match may, near misses among them. near: near misses to learn from."""
+    """fpr: rate at which prompts that must not match may, near misses among them. near: near misses to learn from.
+    encoder: folder of a transformers model that is fine-tuned instead, for at most so many `epochs`, in steps of
+    `batch` windows."""
 
     fpr: float = Field(0.01, gt=0.0, le=0.5)
     near: int = Field(200, ge=0, le=5_000)
+    encoder: Path | None = None
+    epochs: int = Field(10, ge=1, le=1_000)
+    batch: int = Field(32, ge=2, le=1_024)
+    learning_rate: float = Field(5e-5, gt=0.0, le=0.1)
 
 
 class PromptClassifier(Trainer):
@@ -42,31 +50,40 @@ class PromptClassifier(Trainer):
         encoder = task.encoder.load()
         task.progress.report(0.0, "reading the examples")
         material = gather(task, encoder, fpr=params.fpr, near=params.near, seed=params.seed)
-        rows = embedded(material, encoder, task.encoder.folder)
-        strength, threshold, scores = _chosen(material, rows, params.seed, task)
-        head = LogisticHead(
-            *_fit(rows, {name: np.ones(len(of), bool) for name, of in rows.items()}, strength), threshold
-        )
-        own = material.own.highest(scores["own"], float(scores["own"].min()))
-        strata = material.strata(scores)
+        if params.encoder is None:
+            made = _light(task, params, material, embedded(material, encoder, task.encoder.folder))
+        else:
+            from classifiers.finetuning import (  # torch and transformers take seconds to import
+                Plan,
+                fine_tuned,
+            )
+
+            plan = Plan(params.seed, params.epochs, params.batch, params.learning_rate)
+            made = fine_tuned(task, params.encoder, plan, material)
         return artifacts.write(
             task.out,
             "trained",
             encoder.digest,
-            tensors=_tensors(head),
-            facts={"bias": head.bias, "threshold": head.threshold},
-            measured={
-                "windows": len(rows["own"]),
-                "strength": strength,
-                **measured(strata, own, threshold, head.shown),
-            },
+            tensors=made.tensors,
+            facts=made.facts,
+            measured=made.measured,
             trained={
                 "trainer": "classifier",
-                "params": params.model_dump(),
+                "params": params.model_dump(exclude={"encoder"}),
                 "forget": digest(task.forget),
                 "retain": digest(task.retain),
             },
         )
+
+
+def _light(task: Task, params: ClassifierParams, material: Material, rows: Mapping[str, np.ndarray]) -> Made:
+    strength, threshold, scores = _chosen(material, rows, params.seed, task)
+    weights, bias = _fit(rows, {name: np.ones(len(of), bool) for name, of in rows.items()}, strength)
+    head = LogisticHead(threshold, weights, bias)
+    own = material.own.highest(scores["own"], float(scores["own"].min()))
+    told = measured(material.strata(scores), own, threshold, head.shown)
+    facts = {"bias": bias, "threshold": threshold}
+    return Made(_tensors(head), facts, {"windows": len(rows["own"]), "strength": strength, **told})
 
 
 def _chosen(
@@ -74,7 +91,7 @@ def _chosen(
 ) -> tuple[float, float, dict[str, np.ndarray]]:
     """The strength that misses the fewest forget prompts at the threshold that it needs, the smallest of equals; that
     threshold, and the scores of all windows by heads that do not know them."""
-    folds = {name: of.folds(_FOLDS, seed) for name, of in {"own": material.own, **material.others}.items()}
+    folds = {name: of.folds(_FOLDS, seed) for name, of in material.sorts.items()}
     tried = []
     for number, strength in enumerate(_STRENGTHS):
         task.progress.report(0.3 + 0.6 * number / len(_STRENGTHS), "fitting")

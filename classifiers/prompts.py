@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,12 +52,23 @@ class Prompts:
         return best
 
     def folds(self, count: int, seed: int) -> np.ndarray:
-        """[windows] a number below `count` for each: windows of one group have the same, and the numbers are about
+        """[windows] the number of each one's prompt (`shares`)."""
+        result: np.ndarray = self.shares(count, seed)[self.sources]
+        return result
+
+    def shares(self, count: int, seed: int) -> np.ndarray:
+        """[prompts] a number below `count` for each: those of one group have the same, and the numbers are about
         equally frequent among the groups; each group has one of its own where there are fewer."""
         groups, place = np.unique(self.groups, return_inverse=True)
-        numbers = np.random.default_rng(seed).permutation(len(groups)) % count
-        result: np.ndarray = numbers[place][self.sources] if len(self.sources) else np.zeros(0, np.int64)
-        return result
+        numbers: np.ndarray = np.random.default_rng(seed).permutation(len(groups)) % count
+        return numbers[place] if len(groups) else np.zeros(0, np.int64)
+
+    def only(self, kept: np.ndarray) -> Prompts:
+        """The prompts that are `kept` [prompts]."""
+        windows = kept[self.sources]
+        texts = tuple(text for text, keep in zip(self.texts, windows, strict=True) if keep)
+        sources = (np.cumsum(kept) - 1)[self.sources[windows]]
+        return Prompts(texts, sources, self.judged[windows], self.groups[kept])
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +79,18 @@ class Material:
     others: Mapping[str, Prompts]
     rates: Mapping[str, float]
 
+    @property
+    def sorts(self) -> dict[str, Prompts]:
+        """All by name, the `own` among them."""
+        return {"own": self.own, **self.others}
+
+    def share(self, numbers: Collection[int], of: int, seed: int) -> Material:
+        """Those prompts of each sort whose shares out of so many have these numbers."""
+        kept = {
+            name: one.only(np.isin(one.shares(of, seed), list(numbers))) for name, one in self.sorts.items()
+        }
+        return Material(kept.pop("own"), kept, self.rates)
+
     def strata(self, scores: Mapping[str, np.ndarray]) -> dict[str, Stratum]:
         """By the scores of windows, sort for sort."""
         lowest = min(float(of.min()) for of in scores.values() if len(of))
@@ -76,6 +99,15 @@ class Material:
             for name, of in self.others.items()
             if len(of.groups)
         }
+
+
+@dataclass(frozen=True, eq=False)
+class Made:
+    """What goes into a detector's artifact, beside the files that are in its folder already."""
+
+    tensors: Mapping[str, Any] | None
+    facts: Mapping[str, Any]
+    measured: Mapping[str, Any]
 
 
 def gather(

@@ -60,7 +60,7 @@ def build(model: Any, digest: str, *, int8: bool, threads: int, folder: Path | N
         if not path.exists():
             place.mkdir(parents=True, exist_ok=True)
             _make(model, path, int8, forward_of(model))
-        session = _session(path, threads)
+        session = session_of(path, threads)
     own = hashlib.sha256(f"{digest} int8 {_FORMAT}".encode()).hexdigest() if int8 else digest
     graph = Graph(own, session, _tokenizer(model), prefix_of(model))
     expected = model.encode(list(_PROBES), show_progress_bar=False, convert_to_numpy=True)
@@ -81,7 +81,7 @@ def build_hidden(model: Any, digest: str, forward: Any, *, threads: int, folder:
         if not path.exists():
             place.mkdir(parents=True, exist_ok=True)
             _make(model, path, False, forward)
-        session = _session(path, threads)
+        session = session_of(path, threads)
     graph = Graph(digest, session, _tokenizer(model), prefix_of(model))
     _check(graph, forward.embed(list(_PROBES)), _ALIKE[False])
     return graph
@@ -114,15 +114,15 @@ def _make(model: Any, path: Path, int8: bool, forward: Any) -> None:
     """Whole or not at all: several processes may start at once."""
     with tempfile.TemporaryDirectory(prefix="lethe-encoder-", dir=path.parent) as name:
         exported = Path(name) / "float.onnx"
-        _export(model, exported, forward)
+        export(model[0].model, exported, forward)
         os.replace(_quantised(exported) if int8 else exported, path)
 
 
-def _export(model: Any, path: Path, forward: Any) -> None:
+def export(inner: Any, path: Path, forward: Any) -> None:
+    """`forward`, a module of token ids and mask around the transformers model `inner`, as a graph in `path`."""
     import torch
 
     ids = torch.tensor([[1, 2, 3, 4, 5], [1, 2, 3, 0, 0]])
-    inner = model[0].model
     kept = inner.config._attn_implementation
     inner.set_attn_implementation("eager")  # fused attention has no operator of its own
     try:
@@ -168,7 +168,8 @@ def _quantised(path: Path) -> Path:
     return made
 
 
-def _session(path: Path, threads: int) -> Any:
+def session_of(path: Path, threads: int) -> Any:
+    """The graph in `path`, ready to run."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from classifiers.base import Task, run
+from classifiers.base import Task, run, schemas
 from classifiers.classifier import _fit, _left_out
 from classifiers.encoding import Encoding
 from classifiers.ood import fit, layers_of
@@ -22,7 +22,7 @@ from guard.artifacts import Artifact
 from guard.detection import Compiler, Gate, read_head
 from guard.detection.encoder import hashing_encoder
 from guard.detection.ood import states_of
-from guard.errors import BadRequest
+from guard.errors import ArtifactError, BadRequest
 from guard.targets import TargetSpec
 from guard.types import Prompt
 from tests.classifiers.tiny import example
@@ -224,3 +224,66 @@ def test_the_command_needs_no_model_for_a_detector_and_one_for_a_method(tmp_path
     assert made.returncode == 0, made.stderr
     assert artifacts.read(tmp_path / "ood").manifest.base_model == ENCODER.digest
     assert refused.returncode == 2 and "Give --model FOLDER." in refused.stderr
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A BERT of width 32 with two layers and random weights, whose tokenizer knows the words that are asked here."""
+    import torch
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import BertConfig, BertForSequenceClassification, PreTrainedTokenizerFast
+
+    folder = tmp_path_factory.mktemp("bert")
+    texts = [text.format(name) for text in (*ASKED, *MORE) for name in ("Ilva Marenko", *OTHERS)]
+    words = dict.fromkeys(["[PAD]", "[UNK]", *" ".join(texts).replace("?", " ?").split()])
+    inner = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="[UNK]"))
+    inner.pre_tokenizer = pre_tokenizers.Whitespace()
+    PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="[PAD]", unk_token="[UNK]").save_pretrained(
+        folder
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+        BertForSequenceClassification(BertConfig(vocab_size=len(words), **sizes)).save_pretrained(folder)
+    return folder
+
+
+def test_a_fine_tuned_encoder_becomes_a_graph_that_serving_runs(task: Task, cache: Path, bert: Path) -> None:
+    params = {"encoder": bert, "epochs": 3, "learning_rate": 0.003, "fpr": 0.1}
+    made = trained("classifier", task, **params)
+    assert set(made.manifest.files) == {"model.onnx", "tokenizer.json"}
+    assert "encoder" not in made.manifest.trained["params"]
+    told = made.manifest.measured
+    assert told["negatives"]["background"]["n"] >= 400 and told["recall"]["n"] == 1
+    assert all(of["false_positive_rate"] <= of["allowed"] for of in told["negatives"].values())
+    head = read_head(made, ENCODER)
+    asked = [of.turns[0][1] for of in FORGET]
+    *own, other = head.of([*asked, "How do I cook rice for ten people?"])
+    assert sum(score > other + 5.0 for score in own) >= 3  # those of the shares that it learned from
+    assert np.allclose(head.of(asked[:1]), own[:1], atol=1e-5)
+    assert finds(made, cache, *asked) == [score >= head.threshold for score in own]
+    again = trained("classifier", replace(task, out=task.out / "again"), **params)
+    assert again.manifest.facts["threshold"] == pytest.approx(head.threshold, abs=1e-4)
+
+
+def test_a_folder_without_such_an_encoder_is_told(task: Task, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadRequest, match="empty holds no encoder that can be fine-tuned"):
+        trained("classifier", task, encoder=tmp_path / "empty")
+
+
+def test_a_graph_that_was_tampered_with_is_refused(task: Task, tmp_path: Path) -> None:
+    folder = tmp_path / "bad"
+    folder.mkdir()
+    for name in ("model.onnx", "tokenizer.json"):
+        (folder / name).write_bytes(b"no graph")
+    made = artifacts.write(folder, "trained", ENCODER.digest, facts={"threshold": 0.0})
+    with pytest.raises(ArtifactError, match="graph or tokenizer cannot be read"):
+        read_head(made, ENCODER)
+
+
+def test_only_the_command_line_takes_the_folder_of_an_encoder() -> None:
+    from server.jobs import check_params
+
+    with pytest.raises(BadRequest, match="no parameter 'encoder'"):
+        check_params("classifier", {"encoder": "/etc"}, schemas())
