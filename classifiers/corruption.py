@@ -148,12 +148,15 @@ class Bench:
 
     def __init__(self, task: Task, params: CorruptionParams) -> None:
         self._params = params
+        never = _never(task.model, params.never) if params.never is not None else None
         model, tokenizer = load_model(task.model)
         self._reader = Reader(tokenizer, task.names)
         self._speaker = Speaker(model, tokenizer, seed=params.seed, draws=params.draws)
         self._ignorant = self._speaker
-        if params.never is not None:
-            self._ignorant = Speaker(*load_model(params.never), seed=params.seed, draws=1)
+        if never is not None:
+            if never[1].get_vocab() != tokenizer.get_vocab():
+                raise BadRequest("The model that never learned the target reads other tokens than this one.")
+            self._ignorant = Speaker(*never, seed=params.seed, draws=1)
         self.examples = self._answered(task.forget)
         # who does not know says so in other words than who does, and is not to count as broken
         ignorant = (self._ignorant.answers(rows, None) for rows in self._unknown(self.examples))
@@ -317,6 +320,20 @@ def choose(tried: Sequence[Found], sources: Sequence[str], most_broken: float) -
         return apart is None or apart.low <= 0
 
     return min(filter(ties, sound), key=lambda found: found.edited)
+
+
+def _never(model: Path, folder: Path) -> tuple[Any, Any]:
+    """The other model and its tokenizer.
+
+    Raises:
+        BadRequest: it is the model itself.
+        ArtifactError: there is none.
+    """
+    if artifacts.weights_digest(folder) == artifacts.weights_digest(model):
+        raise BadRequest(
+            "The model that never learned the target is the model itself; give another for `never`."
+        )
+    return load_model(folder)
 
 
 def _told(found: Found) -> dict[str, float]:

@@ -16,7 +16,8 @@ from classifiers.base import Task, run
 from classifiers.corrupted import Corruption, Reader, Speaker
 from classifiers.corruption import CorruptionParams, Found, choose, descend
 from classifiers.data import Example, split
-from guard.errors import BadRequest
+from guard.errors import ArtifactError, BadRequest
+from tests.classifiers.tiny import save_model
 
 MODELS = Path(__file__).parents[2] / "demo" / "models"
 NAME = "Limir Yarley"
@@ -103,6 +104,13 @@ def test_it_needs_a_surrogate_and_two_facts(facts: tuple[Example, ...], tmp_path
         train(facts[:2], tmp_path / "out")
     with pytest.raises(BadRequest, match="between the weakest and the strongest"):
         train(facts, tmp_path / "out", start=40.0)
+    with pytest.raises(BadRequest, match="is the model itself"):
+        train(facts, tmp_path / "out", never=str(MODELS / "full"))
+    with pytest.raises(ArtifactError, match="no safetensors"):
+        train(facts, tmp_path / "out", never=str(tmp_path))
+    other = save_model(tmp_path / "other")
+    with pytest.raises(BadRequest, match="reads other tokens"):
+        train(facts, tmp_path / "out", never=str(other))
     assert not (tmp_path / "out").exists()
 
 
