@@ -1,5 +1,5 @@
-"""`python -m benchmarks unmatched | sites`: guarded against bare vLLM, in paired alternation; `detection` and `pooling`
-need no server."""
+"""`python -m benchmarks unmatched | sites`: guarded against bare vLLM, in paired alternation; `detection`, `pooling`
+and `classifiers` need no server."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks.classifiers import classifiers
 from benchmarks.detection import detection
 from benchmarks.pooling import pooling
 from benchmarks.sites import sites
@@ -114,6 +115,7 @@ def unmatched(requests: int, concurrency: int, rounds: int, out: Path) -> None:
     click.echo(f"written to {out}")
 
 
+main.add_command(classifiers)
 main.add_command(detection)
 main.add_command(pooling)
 main.add_command(sites)
