@@ -59,12 +59,15 @@ def fewer(trial: Trial, targets: int | None, sample: int | None, seed: int) -> T
     return replace(smaller, questions=sampled(smaller, sample, seed))
 
 
-def heads(specs: Sequence[TargetSpec], encoder: Encoder, encoding: Encoding) -> dict[str, Head]:
+def heads(
+    specs: Sequence[TargetSpec], wanted: Sequence[str], encoder: Encoder, encoding: Encoding
+) -> dict[str, Head]:
     """What is trained on the rows of these targets together, by name."""
     names = tuple(name for spec in specs for name in spec.names())
     forget = {prompt: Example((("user", prompt),)) for spec in specs for prompt in spec.examples}
     made: dict[str, Head] = {}
-    for name, (trainer, params) in TRAINED.items():
+    for name in wanted:
+        trainer, params = TRAINED[name]
         with tempfile.TemporaryDirectory(prefix="lethe-bench-") as folder:
             task = Task(Path(), tuple(forget.values()), (), Path(folder), names=names, encoder=encoding)
             made[name] = read_head(run(trainer, task, params), encoder)
@@ -89,8 +92,8 @@ def judged(
     def gate(name: str) -> Gate:
         return Gate(encoder, [target.with_heads([trained[target.target_id][name]]) for target in compiled])
 
-    verdicts = judge([(trial, gate(name)) for name in TRAINED])
-    return dict(zip(TRAINED, verdicts, strict=True))
+    names = list(next(iter(trained.values())))
+    return dict(zip(names, judge([(trial, gate(name)) for name in names]), strict=True))
 
 
 def rows(trial: Trial, found: Mapping[str, Sequence[Judged]]) -> Iterator[dict[str, Any]]:
@@ -112,13 +115,15 @@ def rows(trial: Trial, found: Mapping[str, Sequence[Judged]]) -> Iterator[dict[s
             }  # fmt: skip
 
 
-def measure(trial: Trial, encoder: Encoder, compiler: Compiler, encoding: Encoding) -> dict[str, Any]:
+def measure(
+    trial: Trial, wanted: Sequence[str], encoder: Encoder, compiler: Compiler, encoding: Encoding
+) -> dict[str, Any]:
     """The table of one trial, printed and returned."""
     compiled, refused = register(trial, compiler)
     started = time.perf_counter()
     trained: dict[str, dict[str, Head]] = {}
     for number, group in enumerate(of := groups(compiled), 1):
-        made = heads([target.spec for target in group], encoder, encoding)
+        made = heads([target.spec for target in group], wanted, encoder, encoding)
         trained |= {target.target_id: made for target in group}
         print(f"{trial.name}: {number} of {len(of)} trained", file=sys.stderr)
     took = (time.perf_counter() - started) / len(of)
@@ -147,6 +152,13 @@ def measure(trial: Trial, encoder: Encoder, compiler: Compiler, encoding: Encodi
     "--lume", type=click.Path(exists=True, path_type=Path), help="LUME: forget.jsonl and retain.jsonl."
 )
 @click.option("--split", "splits", multiple=True, default=("forget01", "forget05"), show_default=True)
+@click.option(
+    "--detector",
+    "wanted",
+    type=click.Choice(list(TRAINED)),
+    multiple=True,
+    help="Only this; may be repeated.",
+)
 @click.option("--targets", type=click.IntRange(1), help="At most so many targets of each trial.")
 @click.option("--sample", type=click.IntRange(1), help="At most so many questions of each sort.")
 @click.option("--seed", default=0, show_default=True)
@@ -156,6 +168,7 @@ def classifiers(
     tofu: Path | None,
     lume: Path | None,
     splits: tuple[str, ...],
+    wanted: tuple[str, ...],
     targets: int | None,
     sample: int | None,
     seed: int,
@@ -172,6 +185,6 @@ def classifiers(
     encoder = encoding.load()
     compiler = Compiler(encoder, cache)
     chosen = [fewer(trial, targets, sample, seed) for trial in trials(tofu, lume, splits, seed)]
-    report = [measure(trial, encoder, compiler, encoding) for trial in chosen]
+    report = [measure(trial, wanted or tuple(TRAINED), encoder, compiler, encoding) for trial in chosen]
     out.parent.mkdir(exist_ok=True)
     out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")

@@ -1,8 +1,9 @@
 """What detectors are trained and calibrated on: windows of prompts that speak of the target, and of others.
 
 Windows are those that serving judges. What serving leaves out of account (for some detectors: windows that name
-somebody whom the examples do not know) is left out here, too. Prompts that must not match are of three sorts: near
-misses, made from the examples with other names in the place of theirs; the retain examples; and the background."""
+somebody whom the examples do not know) is left out here, too. Prompts that must not match are of four sorts: near
+misses, made from the examples with other names in the place of theirs; those in which half of the name is left; the
+retain examples; and the background."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ from guard.detection.calibrate import Stratum, conformal, share
 from guard.detection.encoder import Encoder
 from guard.detection.evidence import terms
 from guard.detection.heads import of_others
-from guard.detection.swaps import near_misses
+from guard.detection.swaps import halved, mentions, near_misses, replace, swap_slots
 from guard.detection.windows import windows
 from guard.errors import BadRequest
 from guard.targets import TargetSpec
@@ -132,15 +133,17 @@ def gather(
         )
 
     everyday = background()
+    rng = random.Random(seed)
     own = cut(spec.examples, [example.origin for example in task.forget], own=True)
     others = {
-        "near": cut(near_misses(spec, own.texts, [], near, random.Random(seed))),
+        "near": cut(near_misses(spec, own.texts, [], near, rng)),
+        "half": cut(_of_namesakes(spec, own.texts, near // 2, rng)),
         "retain": cut([text_of(example) for example in task.retain]),
         "background": Prompts(  # short: each is one window
             everyday, np.arange(len(everyday)), ~_vetoed(everyday, kind, of), np.array(background_groups())
         ),
     }
-    return Material(own, others, {"near": fpr, "retain": fpr, "background": fpr / _WINDOWS})
+    return Material(own, others, {"near": fpr, "half": fpr, "retain": fpr, "background": fpr / _WINDOWS})
 
 
 def embedded(material: Material, encoder: Encoder, folder: Path) -> dict[str, np.ndarray]:
@@ -148,6 +151,18 @@ def embedded(material: Material, encoder: Encoder, folder: Path) -> dict[str, np
     texts = {"own": material.own.texts} | {name: of.texts for name, of in material.others.items()}
     ordinary = load_background(encoder, folder).vectors
     return {name: ordinary if name == "background" else encoder.encode(of) for name, of in texts.items()}
+
+
+def _of_namesakes(spec: TargetSpec, own: Sequence[str], most: int, rng: random.Random) -> list[str]:
+    """The same of people who share one word of the name: a sort of their own, because among all near misses they are
+    the few hard ones."""
+    named = [(text, name) for text in own for name in spec.names() if " " in name and mentions(text, name)]
+    found = {
+        swap_slots(replace(text, name, half), (half,), rng)
+        for text, name in (rng.choice(named) for _ in range(most if named else 0))
+        for half in (halved(name, rng),)
+    }
+    return sorted(found)
 
 
 def _vetoed(texts: Sequence[str], kind: Kind | None, of: Terms) -> np.ndarray:

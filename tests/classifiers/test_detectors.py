@@ -151,6 +151,7 @@ def test_the_threshold_keeps_the_rate_and_the_manifest_says_on_how_many(task: Ta
         told = made.manifest.measured["negatives"]
         assert told["near"]["allowed"] == fpr and told["background"]["allowed"] == pytest.approx(fpr / 10)
         assert told["background"]["n"] == 2_400 and told["near"]["n"] >= 100
+        assert told["half"]["allowed"] == fpr and told["half"]["n"] >= 50
         assert all(of["false_positive_rate"] <= of["allowed"] for of in told.values())
     assert strict.manifest.facts["threshold"] > loose.manifest.facts["threshold"]
     assert strict.manifest.measured["recall"]["n"] == len(FORGET)
@@ -162,6 +163,13 @@ def test_windows_that_say_the_same_are_left_out_together(task: Task) -> None:
     folds = own.folds(3, 0)
     assert [folds[own.sources == n][0] for n in (0, 2, 4)] == [folds[own.sources == n][0] for n in (1, 3, 5)]
     assert len(set(folds)) == 3
+
+
+def test_namesakes_are_a_sort_of_their_own(task: Task) -> None:
+    texts = gather(task, ENCODER, fpr=0.01, near=100, seed=0).others["half"].texts
+    assert all(("Ilva" in text) != ("Marenko" in text) for text in texts) and len(texts) >= 20
+    unnamed = gather(replace(task, names=()), ENCODER, fpr=0.01, near=100, seed=0)
+    assert not unnamed.others["half"].texts
 
 
 def test_a_prompt_scores_as_its_best_window_that_counts(task: Task) -> None:
