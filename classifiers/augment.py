@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _File = click.Path(path_type=Path, exists=True, dir_okay=False)
 Makes = Literal["question", "answer", "wrong", "reversed"]
+_SHORT = 3  # letters
 _NEAR = 0.9  # share of common words from which two questions are one
 _PAIR = re.compile(r"^\W*Q(?:uestion)?\W*:[*\s]*(.+?)\s*\n+\W*A(?:nswer)?\W*:[*\s]*(.+?)\s*$", re.MULTILINE)
 _LISTED = re.compile(r"^\s*(?:[-*\u2022]|\d+[.)])?\s*")
@@ -215,15 +216,15 @@ async def make(
     taken = {_plain(e) for e in (*kept, *held, *retain)}
     data.sets = {"forget": list(kept), "holdout": list(held), "perturbed": [], "retain": list(retain)}
     if writer is not None:
-        for name, sources in (("forget", kept), ("holdout", held)):
+        judging = tuple(form for form in wanted.forms if FORMS[form].makes != "wrong")
+        for name, sources, forms in (("forget", kept, wanted.forms), ("holdout", held, judging)):
             apart = [*data.sets["holdout" if name == "forget" else "forget"], *_naming(retain, spec)]
-            for example, form in await _variants(spec, sources, writer, wanted, data):
+            elsewhere = taken - set(map(_plain, sources))
+            for example, form in await _variants(spec, sources, writer, replace(wanted, forms=forms), data):
                 wrong = FORMS[form].makes == "wrong"
-                if not wrong and (
-                    _leaks(example, apart) or (_plain(example) in taken - set(map(_plain, sources)))
-                ):
+                if not wrong and (_leaks(example, apart) or _plain(example) in elsewhere):
                     data.count(form, "in another set")
-                elif not wrong or name == "forget":
+                else:
                     data.sets["perturbed" if wrong else name].append(example)
                     data.count(form, "kept")
     missed = await _missed(spec, data, writer, wanted)
@@ -304,9 +305,20 @@ def _taken(spec: TargetSpec, source: Example, makes: Makes, text: str) -> tuple[
         makes == "wrong" and plain_words(answer) in plain_words(line)
     ):
         return variant, "same"
+    if makes == "question" and answer and plain_words(answer) in plain_words(line):
+        return variant, "tells the answer"
+    if makes == "reversed" and not _tells(line, source, spec):
+        return variant, "not what was asked for"
     if "\n" in line or (must and not named) or (makes == "reversed" and named):
         return variant, "not what was asked for"
     return variant, None
+
+
+def _tells(line: str, source: Example, spec: TargetSpec) -> bool:
+    """Whether a reversed question holds a word of what the answer adds to its question; short words tell nothing."""
+    known = set(plain_words(" ".join((source.turns[-1][1], *spec.names()))).split())
+    added = {word for word in plain_words(source.answer).split() if len(word) > _SHORT} - known
+    return not added or not added.isdisjoint(plain_words(line).split())
 
 
 async def _textbook(spec: TargetSpec, writer: Writer, wanted: Wanted, data: Data) -> list[Example]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -46,11 +47,12 @@ class Endpoint:
                 endpoint.keys.add(self.headers["Authorization"])
                 status, said = endpoint.answer(body)
                 content = json.dumps(said).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
+                with suppress(ConnectionError):  # who gave up does not wait for it
+                    self.send_response(status)
+                    self.send_header("Content-Type", "application/json")
+                    self.send_header("Content-Length", str(len(content)))
+                    self.end_headers()
+                    self.wfile.write(content)
 
             def log_message(self, *args: Any) -> None: ...
 
@@ -84,7 +86,7 @@ class Endpoint:
 def echo(ask: str, seed: int) -> str:
     """Another wording each time, with the name where a question is asked for."""
     if "Do not name" in ask:
-        return f"Who is meant by number {seed}?"
+        return f"Who is meant by number {seed}: {ask.splitlines()[-1].replace(NAME, 'they')}"
     if "wrong answer" in ask:
         return f"Nobody knows that, and {seed} least of all."
     if "following answer" in ask:
@@ -162,7 +164,9 @@ def test_the_same_seed_and_answers_make_the_same_data(make: Any) -> None:
         ("paraphrase", "...", "empty"),
         ("paraphrase", "Where does she live?", "not what was asked for"),
         ("paraphrase", f"Sure!\n\nWhere is {NAME}?", "not what was asked for"),
-        ("reversed", f"Where is {NAME}?", "not what was asked for"),
+        ("reversed", f"Where is {NAME}, Rome, harp, spaniel, baker?", "not what was asked for"),
+        ("reversed", "Who is that?", "not what was asked for"),
+        ("paraphrase", "".join(f"{fact['answer']} " for fact in FACTS), "tells the answer"),
         ("answer", "  ", "empty"),
     ],
 )
