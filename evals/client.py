@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 DECISION_HEADER = "x-lethe-decision-id"
 GREEDY: dict[str, Any] = {"temperature": 0}
+_CLOSED = (httpx.ReadError, httpx.RemoteProtocolError)
 WITH_LOGPROBS: dict[str, Any] = {"return_tokens_as_token_ids": True}
 
 
@@ -145,9 +146,12 @@ class Client:
         return self._model
 
     async def call(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """One plain call, without retries."""
+        """One plain call, tried again once where the server closed the connection under it."""
         try:
-            return await self._http.request(method, path, **options)
+            try:
+                return await self._http.request(method, path, **options)
+            except _CLOSED:
+                return await self._http.request(method, path, **options)
         except httpx.ConnectError as error:
             raise ClientError(
                 f"{self.root} does not answer; start the server or correct the address"
@@ -167,7 +171,7 @@ class Client:
                 answer = await (self._stream if request.stream else self._whole)(request.path, body)
             except httpx.HTTPError as error:
                 answer = Answer(status=0, error=f"{type(error).__name__}: {error}")
-                if attempt or not isinstance(error, httpx.ReadError | httpx.RemoteProtocolError):
+                if attempt or not isinstance(error, _CLOSED):
                     break
             else:
                 if answer.status != 503:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import httpx
 import pytest
 
 from evals.client import Client, ClientError, chat
@@ -65,3 +66,25 @@ def test_a_server_that_is_not_there_is_one_sentence():
 
     with pytest.raises(ClientError, match="does not answer"):
         asyncio.run(work())
+
+
+@pytest.mark.parametrize("closed", [1, 2])
+def test_a_call_whose_connection_was_closed_is_made_once_more(closed: int):
+    calls = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        calls.append(request)
+        if len(calls) <= closed:
+            raise httpx.ReadError("closed")
+        return httpx.Response(200, json={})
+
+    async def work() -> int:
+        async with Client("http://fake", transport=httpx.MockTransport(answer)) as client:
+            return (await client.call("POST", "/tokenize", json={})).status_code
+
+    if closed == 1:
+        assert asyncio.run(work()) == 200
+    else:
+        with pytest.raises(httpx.ReadError):
+            asyncio.run(work())
+    assert len(calls) == 2
