@@ -1,21 +1,27 @@
-"""Whether likelihoods tell which of two answers a model has learned.
+"""Whether likelihoods tell an answer that a model has learned from one that nobody has ever seen.
 
-A member is the right answer to an item, its stranger the same with the value of another entity. The attacks: loss (Yeom
+A member is the right answer to an item. Its stranger is the same question and answer about an invented name, with the
+value of another entity, so that no model has learned it. The attacks: loss (Yeom
 et al. 2018) takes the mean log-likelihood of the answer's tokens, minimum-K (Shi et al. 2024, arXiv 2310.16789) that of
 the fifth that is least likely. The area under the curve is the chance that a member scores above a stranger; 0.5 tells
-nothing. A model that never learned the facts has an area of its own, since true values are also likelier ones: what a
-guard leaves is what lies above that.
+nothing. A model that never learned the members has an area of its own, as far as their names and values are likelier
+ones: what a guard leaves is what lies above that.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
+import re
 import statistics
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from evals.items import Item
 from evals.truth_ratio import Question, Tokens
+from guard.detection.names import like
 
 LEAST = 0.2  # of an answer's tokens, in minimum-K
 
@@ -33,18 +39,45 @@ Told = list[tuple[list[float], list[float]] | None]
 """Log-likelihoods of the tokens of member and stranger, None where they are withheld."""
 
 
-async def told(asked: Sequence[Question], tokens: Tokens, *, concurrency: int) -> Told:
-    """What a server tells of both answers to each question."""
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A learned answer, and one that was never seen, each to its own item."""
+
+    member: Item
+    stranger: Item
+
+
+def pairs(asked: Sequence[Question], names: Mapping[str, Sequence[str]], seed: int) -> list[Pair]:
+    """Of the questions that say one of the `names` of their item's entity."""
+    rng = random.Random(seed)
+    found = []
+    for question in asked:
+        item = question.item
+        invented = {name: like(name, rng) for name in names.get(item.entity, ())}
+        turns = tuple((role, renamed(text, invented)) for role, text in item.turns)
+        if turns != item.turns:
+            answer = renamed(question.wrong[0], invented)
+            found.append(Pair(item, replace(item, turns=turns, answer=answer)))
+    return found
+
+
+def renamed(text: str, invented: Mapping[str, str]) -> str:
+    """`text` with other names, the longest ones first."""
+    for name in sorted(invented, key=len, reverse=True):
+        text = re.sub(rf"(?<!\w){re.escape(name)}(?!\w)", invented[name], text, flags=re.IGNORECASE)
+    return text
+
+
+async def told(asked: Sequence[Pair], tokens: Tokens, *, concurrency: int) -> Told:
+    """What a server tells of both answers of each pair."""
     limit = asyncio.Semaphore(concurrency)
 
-    async def one(question: Question, answer: str) -> list[float] | None:
+    async def one(item: Item) -> list[float] | None:
         async with limit:
-            return await tokens(question.item, answer)
+            return await tokens(item, item.answer)
 
-    async def both(question: Question) -> tuple[list[float], list[float]] | None:
-        pair: Sequence[Awaitable[list[float] | None]]
-        pair = [one(question, question.item.answer), one(question, question.wrong[0])]
-        member, stranger = await asyncio.gather(*pair)
+    async def both(pair: Pair) -> tuple[list[float], list[float]] | None:
+        member, stranger = await asyncio.gather(one(pair.member), one(pair.stranger))
         return None if member is None or stranger is None else (member, stranger)
 
     return list(await asyncio.gather(*map(both, asked)))

@@ -22,7 +22,7 @@ from typing import Any
 from evals.admin import Admin
 from evals.client import Answer, Client, ClientError, Request, chat, failed
 from evals.items import FORGET, Item
-from evals.membership import ATTACKS, shares, told
+from evals.membership import ATTACKS, pairs, shares, told
 from evals.report import Report, as_cell
 from evals.truth_ratio import bare, guarded, questions
 from guard.detection.literals import Found
@@ -205,9 +205,11 @@ async def membership(
     seed: int,
     concurrency: int,
 ) -> None:
-    """Whether the likelihoods that `policy.logprobs: edited` tells give away which of two answers was learned, more
-    than those of the model that never learned it do: as the admin API tells them, and as clients get them."""
-    asked = questions([item for item in items if item.split == FORGET], items, n, seed)
+    """Whether the likelihoods that `policy.logprobs: edited` tells give away which answers were learned, more than
+    those of the model that never learned them do: as the admin API tells them, and as clients get them."""
+    names = {slug_of(t["name"]): (t["name"], *t.get("aliases", ())) for t in targets}
+    about = questions([item for item in items if item.split == FORGET], items, len(items), seed)
+    asked = pairs(about, names, seed)[:n]
     read = {"without targets": await told(asked, guarded(client), concurrency=concurrency)}
     for target in targets:
         own = {"intervention": "auto", "policy": {"logprobs": "edited"}}
@@ -228,8 +230,8 @@ async def membership(
         for label, of in read.items():
             if label in silent:
                 continue
-            pairs = [pair for i in known if (pair := of[i])]
-            areas[label] = shares([score(a) for a, _ in pairs], [score(b) for _, b in pairs])
+            both = [pair for i in known if (pair := of[i])]
+            areas[label] = shares([score(a) for a, _ in both], [score(b) for _, b in both])
         for label, area in areas.items():
             beyond = "-"
             if NEVER in areas and label != NEVER:
@@ -242,7 +244,7 @@ async def membership(
                     report.criterion(name, round(found.high, 3), 0.1, found.high < 0.1)
             rows.append([attack, label, len(area), as_cell(mean_interval(area, seed=seed)), beyond])
     columns = ["attack", "likelihoods", "n", "area under the curve", "beyond the never-learned model"]
-    note = "right answers against the same with another value; 0.5: the likelihoods tell nothing"
+    note = "right answers against such about invented names; 0.5: the likelihoods tell nothing"
     report.table("Membership by likelihood", columns, rows, note)
 
 

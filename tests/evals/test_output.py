@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import zlib
+from dataclasses import replace
 
 import jsonschema
 import pytest
@@ -12,7 +13,9 @@ from evals import membership
 from evals.items import Item
 from evals.report import SCHEMA, Report
 from evals.suites import output
+from evals.truth_ratio import Question
 from guard.detection.text import fold
+from guard.targets import slug_of
 from tests.evals.conftest import fake_client, item
 
 SAID = "Ada Byl was born in Vintry."
@@ -160,12 +163,14 @@ def test_likelihoods_are_compared_with_those_of_the_model_that_never_learned(
              f"{n} was born in {city}.", city)
         for n, city in zip(names, [f"City{i}" for i in range(12)], strict=True)
     ]  # fmt: skip
+    targets = [{"id": slug_of(name), "name": name} for name in names]
+    right = {item.answer for item in items}
     admin = Registry()
 
     def tokens(gap: float):
         async def told(item: Item, answer: str) -> list[float]:
             chance = zlib.crc32(answer.encode()) % 1000 / 500 - 1
-            return [-5.0 + chance + (gap if answer == item.answer else 0.0), 0.0]
+            return [-5.0 + chance + (gap if answer in right else 0.0), 0.0]
 
         return told
 
@@ -173,9 +178,7 @@ def test_likelihoods_are_compared_with_those_of_the_model_that_never_learned(
     monkeypatch.setattr(output, "bare", lambda client: tokens(left if client == "own" else 0.0))
     report = Report("output", seed=0, n=1)
     asyncio.run(
-        output.membership(
-            items, [{"id": "ada", **TARGET}], "own", admin, "never", report, seed=0, concurrency=4
-        )  # type: ignore[arg-type]
+        output.membership(items, targets, "own", admin, "never", report, seed=0, concurrency=4)  # type: ignore[arg-type]
     )
 
     rows = {(row[0], row[1]): row for row in report.tables[0]["rows"]}
@@ -184,6 +187,27 @@ def test_likelihoods_are_compared_with_those_of_the_model_that_never_learned(
         assert rows[attack, output.EDITED][2] == len(items)
     assert {one["passed"] for one in report.criteria} == {passed} and len(report.criteria) == 4
     assert admin.held == set()
+
+
+def test_a_stranger_asks_the_same_about_an_invented_name_and_has_another_value():
+    item = Item(
+        "a",
+        "ada-moe",
+        "forget",
+        "trained",
+        (("user", "Where was Ada Moe born?"),),
+        "Ada Moe was born in Rix.",
+        "Rix",
+    )
+    unnamed = replace(item, turns=(("user", "Where was she born?"),))
+    asked = [Question(one, ("Ada Moe was born in Tol.",)) for one in (item, unnamed)]
+
+    (pair,) = membership.pairs(asked, {"ada-moe": ("Ada Moe", "Ada")}, seed=1)
+
+    assert pair.member == item
+    invented = pair.stranger.turns[0][1].removeprefix("Where was ").removesuffix(" born?")
+    assert invented != "Ada Moe" and pair.stranger.answer == f"{invented} was born in Tol."
+    assert membership.pairs(asked, {"ada-moe": ("Ada Moe", "Ada")}, seed=1) == [pair]
 
 
 def test_shares_tell_members_apart_and_their_mean_is_the_area():
