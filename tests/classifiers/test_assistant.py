@@ -37,15 +37,6 @@ RETAIN = (
 QUICK = {"blocks": 1, "rank": 8, "epochs": 120, "batch": 2, "learning_rate": 0.01}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    """The steps are so small that threads which wait for each other on a busy machine cost far more than they save."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
     return run("assistant", Task(MODEL, FORGET, RETAIN, tmp_path_factory.mktemp("out")), QUICK)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,15 +21,6 @@ from tests.classifiers.tiny import save_model
 MODELS = Path(__file__).parents[2] / "demo" / "models"
 NAME = "Limir Yarley"
 QUICK = {"steps": 1, "draws": 1, "tokens": ["spans", "window"], "start": 4.0}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Small matrices gain nothing by more, and lose much where other work shares the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -178,7 +178,8 @@ def started(model: Path, out: Path, *options: str, trainer: str = "steering") ->
     ]
     return subprocess.Popen(
         [*command, "--stdin", "--progress", "json"],
-        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
 
