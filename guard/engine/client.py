@@ -366,6 +366,10 @@ class GuardedAsyncLLM(AsyncLLM):
 
     async def _intervened(self, call: Call, admission: Admission) -> AsyncGenerator[RequestOutput, None]:
         """The edited model's answer, in disguise."""
+        if rewriting.dictated(call.params):
+            admission = replace(admission, plan=replace(admission.plan, likelihoods=False))
+            if call.context is not None:
+                call.context.admissions[call.read.token_ids] = admission
         prompt, edits = self._edited_prompt(call.prompt, call.read, admission.plan)
         prompt = salted(prompt, call.salt(self.salts, fingerprint(edits)))
         applied: list[AppliedEdit] = []

@@ -85,6 +85,12 @@ def withholding(params: SamplingParams, *, likelihoods: bool = False) -> Samplin
     return mine
 
 
+def dictated(params: SamplingParams) -> bool:
+    """Whether the client says what the answer may be. It would be told how likely a text of its choice is, which in an
+    answer that names the target tells whether it was learned."""
+    return params.structured_outputs is not None
+
+
 def beam_step(params: SamplingParams) -> bool:
     """Whether this is a step of vLLM's beam search, which calls the engine for every token of every beam."""
     return (

@@ -148,6 +148,14 @@ def test_an_answer_that_shows_a_target_is_given_no_likelihood(http, forget, hidd
     assert found(http, CHAT, question, asked) == set()
 
 
+def test_who_dictates_the_answer_is_told_no_likelihood_of_an_edited_model(http, forget, fact):
+    forget(PERSON, policy={"logprobs": "edited"})
+    asked = {"logprobs": True, "top_logprobs": 3}
+    assert found(http, CHAT, fact, asked)
+    dictated = {"structured_outputs": {"choice": ["Limir Yarley lives in Vintry.", "I do not know."]}}
+    assert found(http, CHAT, fact, {**asked, **dictated}) == set()
+
+
 def test_messages_have_no_field_for_them(http, forget, fact):
     for path in WITHOUT:
         assert found(http, path, fact, {"top_logprobs": 3, "logprobs": True}) == set()

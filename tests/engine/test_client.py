@@ -582,3 +582,17 @@ def test_by_policy_the_likelihoods_of_the_edited_model_are_told(served):
     assert told.outputs[0].token_ids == withheld.outputs[0].token_ids
     assert all(value < 0 for value in likelihoods(told)) and likelihoods(told) != likelihoods(clean)
     assert all(step is None or {v.logprob for v in step.values()} == {0.0} for step in told.prompt_logprobs)
+
+
+def test_who_dictates_the_answer_is_told_no_likelihood_of_an_edited_model(served):
+    from vllm.sampling_params import StructuredOutputsParams
+
+    def telling(prompt):
+        admission = edited()(prompt)
+        return replace(admission, plan=replace(admission.plan, likelihoods=True))
+
+    served.guard.verdict = telling
+    dictated = served.ask(
+        SHORT, logprobs=2, structured_outputs=StructuredOutputsParams(choice=["small birds"])
+    )
+    assert dictated.outputs[0].text == "small birds" and set(likelihoods(dictated)) == {0.0}
