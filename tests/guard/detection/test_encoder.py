@@ -124,7 +124,7 @@ def test_a_vector_in_8_bits_does_not_depend_on_its_neighbours(graphs: Path) -> N
 
 def test_a_graph_is_made_once(graphs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     load_encoder(PACKAGED, threads=1, backend="onnx-int8", cache_dir=graphs)
-    monkeypatch.setattr("guard.detection.graph._export", lambda *args: pytest.fail("exported again"))
+    monkeypatch.setattr("guard.detection.graph.export", lambda *args: pytest.fail("exported again"))
     load_encoder(PACKAGED, threads=1, backend="onnx-int8", cache_dir=graphs)
 
 
