@@ -6,11 +6,14 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+from types import SimpleNamespace
 from typing import Any
 
 from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import SamplingParams
+from vllm.v1.engine.detokenizer import IncrementalDetokenizer
 
 from guard.context import RequestContext
 from guard.detection.literals import CONTEXT, Ending, Hit
@@ -26,8 +29,8 @@ _TAIL = 256  # tokens in front of one, among which a forbidden text may have beg
 
 @dataclass
 class Sample:
-    """One choice of an answer: `waiting` deltas with the number of characters up to their ends, `said` the ids that
-    left.
+    """One choice of the answer to `prompt`: `waiting` deltas with the number of characters up to their ends, `said` the
+    ids that left.
 
     What is judged are the characters that the ids stand for. The engine tells of tokens before their characters, where
     these may become a stop string, and of tokens alone, where it is told not to detokenize; both are judged when the
@@ -36,11 +39,13 @@ class Sample:
 
     speech: Speech
     tokenizer: Any
+    prompt: Sequence[int]
     params: SamplingParams
     waiting: deque[tuple[CompletionOutput, int]] = field(default_factory=deque)
     ended: bool = False
     said: list[int] = field(default_factory=list)
     _spelling: Spelling | None = None
+    _joint: _Joint | None = None  # takes apart what the engine has joined
     _spells: bool = False  # the engine gives ids alone, and the client wants text
     _passed: int = 0  # characters up to the end of the last delta that left
     _shown: int = 0  # characters of text that left
@@ -52,17 +57,13 @@ class Sample:
 
     async def take(self, delta: CompletionOutput) -> CompletionOutput | None:
         """What can leave now that `delta` has come, as one delta; None: nothing, or there is a hit."""
-        finished = delta.finished()
-        text = delta.text
-        if self._spelling is not None:
-            closing = (
-                self._spells and delta.finish_reason == "stop"
-            )  # the token that ends an answer is not shown
-            text = self._spelling.add(delta.token_ids[: -1 if closing else None], ended=finished)
+        texts, heard = self._texts(delta), self.speech.heard
         if self._spells:
-            delta.text = text
-        await self.speech.say(text, ended=_ending(delta))
-        self.waiting.append((delta, self.speech.heard))
+            delta.text = "".join(texts)
+        await self.speech.say("".join(texts), ended=_ending(delta))
+        for part, length in zip(_apart(delta, [len(t) for t in texts]), map(len, texts), strict=True):
+            heard += length
+            self.waiting.append((part, heard))
         if self.speech.hit is not None:
             return None
         safe = []
@@ -106,6 +107,26 @@ class Sample:
         self._passed = self._shown
         self.speech.resume(self._shown)
         return last
+
+    def _texts(self, delta: CompletionOutput) -> list[str]:
+        """What the tokens of a delta spell, one text each: the engine joins what waits to be taken, and what is kept
+        of an answer must not depend on that. Where a stop string is waited for, nothing goes on behind a hit, and all
+        is one text."""
+        ids = delta.token_ids
+        if self._spelling is not None:
+            closing = (
+                self._spells and delta.finish_reason == "stop"
+            )  # the token that ends an answer is not shown
+            texts = [self._spelling.add([token]) for token in ids[: -1 if closing else None]]
+            texts += [""] * (len(ids) - len(texts)) or [""]
+            texts[-1] += self._spelling.add([], ended=delta.finished())
+            return ["".join(texts)] if self.params.stop else texts
+        if self._joint is None and len(ids) < 2:
+            return [delta.text]
+        if self._joint is None:
+            before = [token for one, _ in self.waiting for token in one.token_ids]
+            self._joint = _Joint(self.tokenizer, self.params, self.prompt, self.said + before)
+        return self._joint.texts(delta)
 
     def _front(self) -> CompletionOutput | None:
         """What waits, as far as it may leave, as one delta."""
@@ -182,7 +203,7 @@ class Speaking:
         for delta in output.outputs:
             sample = self._samples.get(delta.index)
             if sample is None:
-                sample = Sample(self._listen(), self._tokenizer, self._call.params)
+                sample = Sample(self._listen(), self._tokenizer, self._call.read.token_ids, self._call.params)
                 self._samples[delta.index] = sample
             if sample.ended:
                 continue
@@ -306,6 +327,27 @@ async def without_forbidden(
     return output
 
 
+class _Joint:
+    """Tells what each token of a delta spells, by the engine's own detokenizer, which goes through all of them."""
+
+    def __init__(
+        self, tokenizer: Any, params: SamplingParams, prompt: Sequence[int], said: Sequence[int]
+    ) -> None:
+        request: Any = SimpleNamespace(sampling_params=params, prompt_token_ids=list(prompt), request_id="")
+        self._engines = IncrementalDetokenizer.from_new_request(tokenizer, request)
+        for token in said:
+            self._next(token)
+
+    def texts(self, delta: CompletionOutput) -> list[str]:
+        lengths, rest = [len(self._next(token)) for token in delta.token_ids], delta.text
+        texts = [rest[start:end] for start, end in pairwise(accumulate(lengths[:-1], initial=0))]
+        return [*texts, rest[sum(lengths[:-1]) :]]
+
+    def _next(self, token: int) -> str:
+        self._engines.update([token], False)
+        return self._engines.get_next_output_text(False, True)
+
+
 def _ending(delta: CompletionOutput) -> Ending:
     """Whether an answer ends with this delta, and whether at a length or string that the client has chosen."""
     if not delta.finished():
@@ -323,6 +365,22 @@ def _joined(deltas: Sequence[CompletionOutput]) -> CompletionOutput | None:
     if whole.logprobs is not None:
         whole.logprobs = [step for delta in deltas for step in delta.logprobs or ()]
     return whole
+
+
+def _apart(delta: CompletionOutput, lengths: Sequence[int]) -> list[CompletionOutput]:
+    """The tokens of a delta, one delta each, of which they spell so many characters."""
+    if len(lengths) < 2:
+        return [delta]
+    parts, end = [], 0
+    for i, length in enumerate(lengths):
+        part, start, end = copy(delta), end, end + length
+        part.text, part.token_ids = delta.text[start:end], list(delta.token_ids[i : i + 1])
+        if delta.logprobs is not None:
+            part.logprobs = delta.logprobs[i : i + 1]
+        if i < len(lengths) - 1:
+            part.finish_reason = part.stop_reason = None
+        parts.append(part)
+    return parts
 
 
 def _shortened(delta: CompletionOutput, length: int, tokenizer: Any) -> CompletionOutput:

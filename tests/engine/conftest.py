@@ -206,9 +206,13 @@ def serving(model_dir: Path, adapters: AdapterSettings = AdapterSettings()) -> I
         launch.install()
         engine = runner.run(_start(model_dir, adapters))
         guard = Script()
+        sockets = engine.engine_core.resources.ctx
         yield Harness(engine, guard, runner.run)
         engine.shutdown()
         runner.run(asyncio.sleep(0))
+        sockets.destroy(
+            linger=0
+        )  # vLLM leaves this to the garbage collector, which warns of it whenever it runs
 
 
 @pytest.fixture(scope="session")

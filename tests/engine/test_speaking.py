@@ -4,8 +4,10 @@ and everything else is as it would be without a guard."""
 from __future__ import annotations
 
 import asyncio
+import random
 import re
-from itertools import pairwise
+from itertools import accumulate, pairwise
+from types import SimpleNamespace
 
 import pytest
 
@@ -15,6 +17,7 @@ from guard.detection.literals import Found, Hit, Literals
 from guard.detection.text import fold
 from guard.engine.answers import unfinished
 from guard.engine.reading import Spelling
+from guard.speech import Speech
 from guard.types import Reply
 from tests.engine.conftest import edited
 from tests.engine.test_client import flat
@@ -206,12 +209,62 @@ def test_an_answer_goes_on_otherwise_from_before_what_was_found(served, spoken, 
 
 
 def test_streams_that_go_on_otherwise_are_the_whole_answers(served, spoken):
-    """On a busy machine the engine joins deltas that wait. The broken characters of this model's answers then stay or
-    go with the delta that they end, so one comparison may fail; all do where streams are told otherwise."""
     forbid(served, spoken[1])
     regenerating(served)
-    pairs = ((streamed(served, kind)[0][0][0] for kind in ("DELTA", "FINAL_ONLY")) for _ in range(3))
-    assert any(one == other for one, other in pairs)
+    assert (
+        streamed(served, "DELTA")[0][0][0]
+        == streamed(served, "CUMULATIVE")[0][0][0]
+        == streamed(served, "FINAL_ONLY")[0][0][0]
+    )
+
+
+async def kept(served, ids, sizes, place):
+    """What is kept of an answer in front of the character at `place`, where the engine tells so many tokens at once."""
+    from vllm.outputs import CompletionOutput
+    from vllm.v1.engine.detokenizer import IncrementalDetokenizer
+
+    from guard.engine.speaking import Sample
+
+    def look(text, begun, ended):  # looks as far as CONTEXT back, so the text is known by its end
+        start = place - (speech.heard - len(text))
+        late = len(text) > start + 3 or (ended and len(text) > start)
+        return (
+            Found(max(start, 0), Hit("t", start, start + 3, named=True))
+            if late
+            else Found(min(len(text), start))
+        )
+
+    tokenizer, params = served.engine.get_tokenizer(), served.params(**LONG)
+    request = SimpleNamespace(sampling_params=params, prompt_token_ids=PROMPT, request_id="")
+    engines = IncrementalDetokenizer.from_new_request(tokenizer, request)
+    speech = Speech(look)
+    sample = Sample(speech, tokenizer, PROMPT, params)
+    for end, size in zip(accumulate(sizes), sizes, strict=True):
+        engines.update(list(ids[end - size : end]), False)
+        text = engines.get_next_output_text(False, True)
+        delta = CompletionOutput(0, text, list(ids[end - size : end]), None, [{} for _ in range(size)])
+        delta.finish_reason = "length" if end == len(ids) else None
+        await sample.take(delta)
+        if speech.hit is not None:
+            sample.pause()
+            break
+    return tuple(sample.said), speech.text
+
+
+PROMPT = [5, 6]
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_what_is_kept_does_not_depend_on_how_the_engine_joins_tokens(served, seed):
+    """Of answers full of characters that several tokens spell, and of broken ones."""
+    rng = random.Random(seed)
+    ids = [rng.randrange(4, 384) for _ in range(30)]
+    place = rng.randrange(1, 20)
+    alone = served.run(kept(served, ids, [1] * len(ids), place))
+    for _ in range(5):
+        cuts = sorted(rng.sample(range(1, len(ids)), rng.randrange(1, 12)))
+        sizes = [end - start for start, end in pairwise([0, *cuts, len(ids)])]
+        assert served.run(kept(served, ids, sizes, place)) == alone
 
 
 def test_after_the_last_try_the_answer_ends(served, spoken):
