@@ -72,7 +72,7 @@ def collect(
 
         return hook
 
-    hooks = [_module(model, site, layer).register_forward_hook(keep(layer)) for layer in layers]
+    hooks = [module_at(model, site, layer).register_forward_hook(keep(layer)) for layer in layers]
     try:
         for batch in _batches(examples, tokens_at_once):
             longest = max(len(e.ids) for e in batch)
@@ -102,7 +102,14 @@ def chosen_tokens(example: Encoded, values: torch.Tensor, which: Which) -> torch
     return values[:, start:stop]
 
 
-def _module(model: Any, site: str, layer: int) -> Any:
+def module_at(model: Any, site: str, layer: int | None) -> Any:
+    """The module whose output a site shows: the input embedding, a decoder layer, or its gate projection.
+
+    Raises:
+        BadRequest: a layer has no gate projection.
+    """
+    if layer is None:
+        return model.get_input_embeddings()
     block = blocks(model)[layer]
     if site == "residual":
         return block
