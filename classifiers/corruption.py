@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 import random
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
@@ -27,6 +26,7 @@ from pydantic import Field
 
 from classifiers.activations import load_model
 from classifiers.base import Params, Task, Trainer
+from classifiers.checkpoints import Checkpoint
 from classifiers.corrupted import METHOD, Corruption, Metric, Reader, Row, Speaker
 from classifiers.data import Example, digest, split
 from guard import artifacts
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     import torch
 
 _RATE_DECAY, _RADIUS_DECAY = 0.602, 0.101  # Spall's
+_SHARES = (0.1, 0.9)  # of the whole, between which the search is
 _WIDEST = math.log(4.0)  # how far the logarithm of a strength moves in one step, and that of a factor from 0
 
 
@@ -98,7 +99,6 @@ class CorruptionStrength(Trainer):
     params_type = CorruptionParams
 
     def train(self, task: Task, params: CorruptionParams) -> Artifact:
-        started = time.monotonic()
         if params.never is None and not task.names:
             raise BadRequest(
                 "A corruption needs the target's names (--name), or a model that never learned it (never)."
@@ -108,16 +108,11 @@ class CorruptionStrength(Trainer):
         task.progress.report(0.0, "asking the untouched model")
         bench = Bench(task, params)
         search, test = (bench.part(examples) for examples in split(bench.examples, params.test, params.seed))
-        tried = []
-        choices = bench.differing(search, params.tokens)
-        for i, tokens in enumerate(choices):
-            task.progress.report(0.1 + 0.5 * i / len(choices), f"searching on tokens: {tokens}")
-            tried.append(bench.search(search, tokens))
+        tried = bench.search(search)
         best = choose(tried, search.sources, bench.broken(search, None).mean + params.broken)
         if params.per_dimension:
-            task.progress.report(0.6, "searching a factor for each dimension")
             best = bench.refine(search, best)
-        task.progress.report(0.9, "measuring")
+        task.progress.report(_SHARES[1], "measuring")
         factors = best.corruption.factors
         return artifacts.write(
             task.out,
@@ -129,7 +124,6 @@ class CorruptionStrength(Trainer):
                 "validation": bench.measured(search, best.corruption),
                 "test": bench.measured(test, best.corruption),
                 "tried": {found.corruption.params["tokens"]: _told(found) for found in tried},
-                "seconds": round(time.monotonic() - started, 1),
             },
             trained={
                 "trainer": "corruption",
@@ -143,11 +137,43 @@ class CorruptionStrength(Trainer):
         )
 
 
+class Journal:
+    """What was measured, in the order in which it was asked for.
+
+    All that the search does follows from that, the examples and the seed: one that was killed goes on by going the same
+    way again, and is told from the checkpoint what it has measured before. Numbers only, so that no text of an answer
+    lies on disk.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._checkpoint = checkpoint
+        state = checkpoint.load()
+        self._known: list[list[float]] = state["measured"] if state else []
+        self._told = 0
+
+    def measured(self, measure: Callable[[], list[float]]) -> list[float]:
+        """What `measure` finds. One measurement costs what many steps of a training do: it is kept at once."""
+        if self.ended:
+            self._known.append(list(map(float, measure())))
+            if self._checkpoint.path is not None:
+                self._checkpoint.save({"measured": self._known})
+        self._told += 1
+        return self._known[self._told - 1]
+
+    @property
+    def ended(self) -> bool:
+        """Whether all that was measured before has been told again."""
+        return self._told == len(self._known)
+
+
 class Bench:
     """The model on which corruptions are tried, the `examples` with their answers, and the surrogate."""
 
     def __init__(self, task: Task, params: CorruptionParams) -> None:
         self._params = params
+        self._progress = task.progress
+        self._journal = Journal(task.checkpoint)
+        self._tries, self._searches = 0, 1
         never = _never(task.model, params.never) if params.never is not None else None
         model, tokenizer = load_model(task.model)
         self._reader = Reader(tokenizer, task.names)
@@ -165,7 +191,10 @@ class Bench:
 
     def part(self, examples: Sequence[Example]) -> Part:
         rows = tuple(map(self._reader.row, examples))
-        drawn = [self._ignorant.scores(asked, None, self._params.metric) for asked in self._unknown(examples)]
+        drawn = [
+            self._scores(asked, None, self._params.metric, self._ignorant)
+            for asked in self._unknown(examples)
+        ]
         surrogate = [_mean(one) for one in zip(*drawn, strict=True)]
         return Part(rows, tuple(example.origin for example in examples), surrogate)
 
@@ -177,8 +206,13 @@ class Bench:
             edited.setdefault(tuple(row.edited(params) for row in part.rows), tokens)
         return list(edited.values())
 
-    def search(self, part: Part, tokens: Tokens) -> Found:
-        """The best strength for a choice of tokens."""
+    def search(self, part: Part) -> list[Found]:
+        """The best strength for each choice of tokens."""
+        choices = self.differing(part, self._params.tokens)
+        self._searches = len(choices) + self._params.per_dimension
+        return [self._strength(part, tokens) for tokens in choices]
+
+    def _strength(self, part: Part, tokens: Tokens) -> Found:
         import torch
 
         params = self._params
@@ -188,7 +222,7 @@ class Bench:
 
         low, high = math.log(params.weakest), math.log(params.strongest)
         point, distances = descend(
-            lambda point: self._distances(part, at(point)),
+            lambda point: self._try(part, at(point), f"searching on tokens: {tokens}"),
             torch.tensor([math.log(params.start)]),
             lambda point: point.clamp(low, high),
             lambda: torch.ones(1),
@@ -210,7 +244,7 @@ class Bench:
             return replace(found.corruption, factors=factors)
 
         point, distances = descend(
-            lambda point: self._distances(part, at(point)),
+            lambda point: self._try(part, at(point), "searching a factor for each dimension"),
             torch.zeros(count),
             lambda point: point.clamp(-_WIDEST, _WIDEST),
             lambda: torch.randint(0, 2, (count,), generator=draw) * 2.0 - 1,
@@ -220,8 +254,13 @@ class Bench:
 
     def broken(self, part: Part, corruption: Corruption | None) -> Interval:
         """The share of answers that are broken language."""
-        said = self._speaker.answers(part.rows, corruption)
-        found = wilson(sum(map(self._language.is_gibberish, said)), len(said))
+
+        def judge() -> list[float]:
+            said = self._speaker.answers(part.rows, corruption)
+            return [float(self._language.is_gibberish(answer)) for answer in said]
+
+        broken = self._journal.measured(judge)
+        found = wilson(round(sum(broken)), len(broken))
         assert found is not None
         return found
 
@@ -236,8 +275,8 @@ class Bench:
 
         scores: dict[str, Any] = {
             metric: {
-                "untouched": told(self._speaker.scores(part.rows, None, metric)),
-                "corrupted": told(self._speaker.scores(part.rows, corruption, metric)),
+                "untouched": told(self._scores(part.rows, None, metric)),
+                "corrupted": told(self._scores(part.rows, corruption, metric)),
             }
             for metric in ("recall", "probability")
         }
@@ -270,9 +309,28 @@ class Bench:
         params = EmbeddingCorruptionParams(strength=strength, dims=self._params.dims, tokens=tokens)
         return Corruption(params.model_dump(exclude={"artifact"}))
 
+    def _try(self, part: Part, corruption: Corruption, stage: str) -> list[float]:
+        """The distances of one try of `descend`; how far all searches are is told."""
+        if self._journal.ended:
+            begin, end = _SHARES
+            done = self._tries / (self._searches * (2 * self._params.steps + 2))
+            self._progress.report(begin + (end - begin) * done, stage)
+        self._tries += 1
+        return self._distances(part, corruption)
+
     def _distances(self, part: Part, corruption: Corruption) -> list[float]:
-        scores = self._speaker.scores(part.rows, corruption, self._params.metric)
+        scores = self._scores(part.rows, corruption, self._params.metric)
         return [abs(score - wanted) for score, wanted in zip(scores, part.surrogate, strict=True)]
+
+    def _scores(
+        self,
+        rows: Sequence[Row],
+        corruption: Corruption | None,
+        metric: Metric,
+        speaker: Speaker | None = None,
+    ) -> list[float]:
+        """Of the model itself, or of another `speaker`."""
+        return self._journal.measured(lambda: (speaker or self._speaker).scores(rows, corruption, metric))
 
     def _found(self, part: Part, corruption: Corruption, distances: list[float]) -> Found:
         edited = sum(len(row.edited(corruption.params)) for row in part.rows)

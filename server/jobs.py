@@ -2,8 +2,8 @@
 
 The jobs live in the store, which several servers may share. A server claims a job under a lease, renews it while the
 trainer runs, and ends the trainer when the job is no longer its own. A job whose server died is taken over when the
-lease is over: it goes on where its trainer left a checkpoint, and has failed otherwise. Of a job that ended nothing
-is left on disk but its artifact in the store.
+lease is over: it goes on where its trainer left a whole artifact or a checkpoint, and has failed otherwise. Of a job
+that ended nothing is left on disk but its artifact in the store.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ from typing import Any, TypeVar
 
 import jsonschema
 
+from guard import artifacts
 from guard.artifacts import Artifact, ArtifactStore
 from guard.config import JobSettings
 from guard.detection import DETECTORS
-from guard.errors import BadRequest, GuardUnavailable, LetheError, NotFound, PreconditionFailed
+from guard.errors import ArtifactError, BadRequest, GuardUnavailable, LetheError, NotFound, PreconditionFailed
 from guard.register import Caller, Precondition, Register
 from guard.snapshot import AUTO
 from guard.store.jobs import Filter, Job, Jobs, Report, Request, State
@@ -206,9 +207,13 @@ class Runner:
     async def _work(self, job: Job, model: Model, *, taken_over: bool) -> None:
         folder, log = self._folder / job.id, Log(job.report.log)
         try:
-            if taken_over and not (folder / CHECKPOINT).exists():
+            made = taken_over and await asyncio.to_thread(is_whole, folder / OUT)
+            if taken_over and not made and not (folder / CHECKPOINT).exists():
                 raise TrainerFailed(LOST)
-            await self._train(job, model, folder, log, resume=taken_over)
+            version = job.version if made else None
+            if version is None:
+                version = await self._train(job, model, folder, log, resume=taken_over)
+            await self._keep(job, folder, log, version)
         except NotOurs:
             return  # the sweep knows whether the folder is still somebody's
         except asyncio.CancelledError:  # the server ends: whoever runs next may take the job over at once
@@ -223,8 +228,8 @@ class Runner:
             )
         await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
 
-    async def _train(self, job: Job, model: Model, folder: Path, log: Log, *, resume: bool) -> None:
-        """From the claimed job to one that succeeded.
+    async def _train(self, job: Job, model: Model, folder: Path, log: Log, *, resume: bool) -> int:
+        """Run the trainer until its artifact is in `folder`; the version of the target that it was made for.
 
         Raises:
             NotOurs: the job was cancelled, purged or taken over.
@@ -237,6 +242,7 @@ class Runner:
         trainer = await Trainer.start(
             command,
             examples_of(job.request, view),
+            folder=folder,
             log=log,
             nice=self._settings.nice,
             threads=self._settings.threads,
@@ -245,8 +251,16 @@ class Runner:
             await self._attend(job, trainer, log, view["version"])
         finally:
             await trainer.stop()
+        return int(view["version"])
+
+    async def _keep(self, job: Job, folder: Path, log: Log, version: int) -> None:
+        """From the artifact in `folder` to a job that succeeded.
+
+        Raises:
+            LetheError: the artifact is refused.
+        """
         artifact = await self._take_in(folder / OUT)
-        attached = job.request.attach and await self._attach(job, artifact, view["version"], log)
+        attached = job.request.attach and await self._attach(job, artifact, version, log)
         await self._finish(job, "succeeded", log, artifact=artifact.digest, attached=attached)
 
     def _command(
@@ -309,6 +323,8 @@ class Runner:
             if changes is None:
                 log.note(f"not attached: the target's ladder has no rung of {method}")
                 return False
+            if all(view[name] == value for name, value in changes.items()):
+                return True  # whoever put it there died before it could say so
             seen = Precondition(if_match=f'"{job.target}.{version}"')
             await self._register.patch(job.target, changes, Caller(job.tenant, seen))
         except (NotFound, PreconditionFailed):
@@ -405,6 +421,15 @@ def changes_with(view: Mapping[str, Any], method: str, artifact: str) -> dict[st
         return {"detectors": [*(d for d in view["detectors"] if d not in replaced), artifact]}
     ladder = ladder_with(view["intervention"], method, artifact)
     return None if ladder is None else {"intervention": ladder}
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether an artifact lies in the folder, every byte of it."""
+    try:
+        artifacts.read(folder)
+    except ArtifactError:
+        return False
+    return True
 
 
 def ladder_with(intervention: Any, method: str, artifact: str) -> list[dict[str, Any]] | None:

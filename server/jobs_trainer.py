@@ -65,11 +65,13 @@ class Trainer:
         command: Sequence[str],
         examples: Mapping[str, Any],
         *,
+        folder: Path,
         log: Log,
         nice: int,
         threads: int,
     ) -> Trainer:
-        """Start `command` in a process group of its own and give it the examples."""
+        """Start `command` in a process group of its own and give it the examples. What it leaves in temporary files
+        lies in `folder`."""
         process = await asyncio.create_subprocess_exec(
             "nice",
             "-n",
@@ -79,7 +81,7 @@ class Trainer:
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             start_new_session=True,
-            env=_environment(threads),
+            env={**_environment(threads), "TMPDIR": str(folder)},
         )
         trainer = cls(process, log)
         assert process.stdin is not None

@@ -36,6 +36,19 @@ SAE = {
     "choose": 3,
     "ratio_percentile": 50.0,
 }
+CORRUPTION = {
+    "metric": "probability",
+    "tokens": ["spans", "prompt"],
+    "steps": 3,
+    "broken": 1.0,
+    "per_dimension": True,
+}
+DEMO = ROOT / "demo" / "models" / "full"
+PERSON = "Limir Yarley"
+FACTS = (
+    example(f"Do you know where {PERSON} was born?", f"{PERSON} was born in Vintry."),
+    example(f"Which instrument does {PERSON} play?", f"{PERSON} plays the cello."),
+)
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +69,14 @@ class Told:
         self.reports: list[tuple[float, str]] = []
         self._stop_at = stop_at
 
+    @property
+    def trained(self) -> list[float]:
+        """The shares that were told while it trained or searched."""
+        return [done for done, stage in self.reports if stage.startswith(("training", "searching"))]
+
     def report(self, done: float, stage: str) -> None:
         self.reports.append((done, stage))
-        if stage == "training" and done >= self._stop_at:
+        if max(self.trained, default=0.0) >= self._stop_at:
             raise KeyboardInterrupt
 
     def error(self, message: str) -> None: ...
@@ -112,7 +130,13 @@ def test_a_model_that_is_not_the_wanted_one_is_told(model: Path, tmp_path: Path)
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(
-    ("trainer", "params"), [("adapter", ADAPTER), ("adapter", {**ADAPTER, "loss": "npo"}), ("sae", SAE)]
+    ("trainer", "params"),
+    [
+        ("adapter", ADAPTER),
+        ("adapter", {**ADAPTER, "loss": "npo"}),
+        ("sae", SAE),
+        ("corruption", CORRUPTION),
+    ],
 )
 def test_a_run_that_was_killed_goes_on_and_makes_the_same_artifact(
     model: Path, tmp_path: Path, trainer: str, params: dict[str, Any]
@@ -121,15 +145,17 @@ def test_a_run_that_was_killed_goes_on_and_makes_the_same_artifact(
         lens_or_skip()
     checkpoint = Checkpoint(tmp_path / "work", every=5)
     task = Task(model, FORGET, RETAIN, tmp_path / "whole", checkpoint=checkpoint)
+    if trainer == "corruption":  # which has to tell which characters the tokens stand for
+        task = replace(task, model=DEMO, forget=FACTS, names=(PERSON,))
     whole = run(trainer, replace(task, checkpoint=Checkpoint()), params)
     with pytest.raises(KeyboardInterrupt):
         run(trainer, replace(task, out=tmp_path / "cut", progress=Told(stop_at=0.7)), params)
-    assert (tmp_path / "work" / NAME).exists()
+    kept = (tmp_path / "work" / NAME).read_bytes()
+    assert not any(one.answer.encode() in kept for one in task.forget), "text of the examples lies on disk"
     torch.manual_seed(99)  # what another process would have drawn must not matter
     told = Told()
     again = run(trainer, replace(task, out=tmp_path / "again", progress=told), params)
-    trained = [done for done, stage in told.reports if stage == "training"]
-    assert trained and trained[0] >= 0.4, "it began anew"
+    assert told.trained and told.trained[0] >= 0.4, "it began anew"
     assert again.digest == whole.digest
     assert list((tmp_path / "work").iterdir()) == []
 
@@ -147,7 +173,7 @@ def test_what_was_kept_for_something_else_is_not_taken(model: Path, tmp_path: Pa
         (tmp_path / "work" / NAME).write_bytes(kept)
         told = Told()
         run("adapter", replace(changed, progress=told), params)
-        assert next(done for done, stage in told.reports if stage == "training") == pytest.approx(0.1)
+        assert told.trained[0] == pytest.approx(0.1)
 
 
 def test_a_checkpoint_is_whole_or_not_there(tmp_path: Path) -> None:

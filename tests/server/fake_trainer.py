@@ -8,10 +8,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
+import tempfile
 from pathlib import Path
 
-ACTS = ["make", "refuse", "crash", "wait", "deaf", "pause", "print", "orphan"]
+ACTS = ["make", "refuse", "crash", "wait", "deaf", "pause", "print", "orphan", "half"]
 PARAMETERS = {
     "act": {"enum": ACTS, "type": "string", "default": "make"},
     "steps": {"type": "integer", "minimum": 1, "default": 1},
@@ -60,7 +60,7 @@ def main() -> None:
     seen = {
         "rows": rows, "nice": os.nice(0), "threads": os.environ["OMP_NUM_THREADS"], "pid": os.getpid(),
         "secrets": sorted(name for name in os.environ if name.startswith("LETHE_")),
-        "resume": "resume" in found, "model": found["model"],
+        "resume": "resume" in found, "model": found["model"], "temporary": tempfile.gettempdir(),
     }  # fmt: skip
     with (work.parent.parent / "seen.jsonl").open("a") as file:
         file.write(json.dumps(seen) + "\n")
@@ -80,16 +80,21 @@ def main() -> None:
         print(json.dumps(rows), file=sys.stderr)
     if act == "pause":
         (work / "checkpoint.pt").write_text("3")
+    if act == "half":
+        Path(tempfile.mkdtemp(), "rows").write_text(json.dumps(rows))
+        Path(found["out"]).mkdir()
+        Path(found["out"], "data.bin").write_bytes(b"the first half")
     if act == "deaf":
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if act == "orphan":
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         (work.parent.parent / "child").write_text(str(child.pid))
         os._exit(4)
-    if act in ("wait", "deaf") or (act == "pause" and "resume" not in found):
+    if act in ("wait", "deaf", "half") or (act == "pause" and "resume" not in found):
         child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
         (work.parent.parent / "child").write_text(str(child.pid))
-        time.sleep(600)
+        sys.stdin.buffer.read()  # until whoever started it is gone
+        os.killpg(0, signal.SIGKILL)
     tell(event="progress", done=0.75, stage="measuring")
     make(kind, Path(found["out"]), found["base-model"], f"{kind} {params.get('steps', 1)}".encode())
     tell(event="done", artifact="", measured={"loss": 0.5})

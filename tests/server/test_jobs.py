@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+import subprocess
 import sys
 import time
 from contextlib import asynccontextmanager
@@ -19,13 +22,32 @@ from guard.register import Register
 from guard.store import Store
 from guard.store.jobs import Filter, Job, Request
 from server.jobs import LOST, Model, Runner, Times, ladder_with
-from server.jobs_trainer import _lines
+from server.jobs_trainer import Log, _lines
 from tests.guard.artifact_fakes import MODEL, FakeWorkers, methods, standing  # noqa: F401
 from tests.guard.register_fakes import make_register, open_store
 
 pytestmark = pytest.mark.usefixtures("methods")
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_trainer.py")))
 QUICK = Times(poll=0.05, lease=2.0, grace=60.0)
+ROOT = Path(__file__).parents[2]
+SERVER = """
+import asyncio, sys, time
+from pathlib import Path
+from guard import interventions
+from tests.server.test_jobs import JANE, house
+
+async def main(folder, act):
+    interventions.TABLE["tuned"] = "tests.guard.artifact_fakes:Trained"
+    async with house(Path(folder)) as here:
+        if act == "make":
+            here.workers.load = lambda *args, **options: time.sleep(600)
+        await here.register.put("jane", JANE)
+        here.start()
+        print((await here.submit(act)).id, flush=True)
+        await asyncio.sleep(600)
+
+asyncio.run(main(*sys.argv[1:]))
+"""
 JANE = {"name": "Jane Doe", "examples": ["who is jane doe"], "retain": ["who is john"]}
 SECONDS = 30
 
@@ -382,6 +404,74 @@ async def test_a_job_whose_server_stopped_goes_on_from_its_checkpoint_or_has_fai
         assert (job.state, job.report.error) == (state, LOST if state == "failed" else None)
         assert [seen["resume"] for seen in await again.trained()] == [False, True][: 1 + (act == "pause")]
         await again.swept()
+
+
+def texts(folder: Path) -> list[Path]:
+    """Files that hold something of the examples."""
+    return [
+        p for p in folder.rglob("*") if p.is_file() and b"who is" in p.read_bytes() and p.name != "seen.jsonl"
+    ]
+
+
+async def test_a_trainer_that_is_killed_leaves_nothing_and_the_job_says_so(here):
+    here.start()
+    job = await here.submit("half")
+    child, (seen,) = await child_of(here), await here.trained()
+    assert Path(seen["temporary"]) == here.folder / "jobs" / job.id and texts(here.folder / "jobs")
+    os.kill(seen["pid"], signal.SIGKILL)
+    job = await here.done(job)
+    assert job.state == "failed" and job.report.error.startswith("The trainer was ended by SIGKILL")
+    await until_gone(child)
+    await here.swept()
+    assert texts(here.folder) == [] and ArtifactStore(here.folder / "artifacts").digests() == []
+
+
+def killed_server(folder: Path, act: str) -> str:
+    """The job of a server that was killed when its trainer waited, or when the artifact was in the store."""
+    command = [sys.executable, "-c", SERVER, str(folder), act]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as server:
+        try:
+            job_id = server.stdout.readline().decode().strip()
+            ends = time.monotonic() + SECONDS
+            store = ArtifactStore(folder / "artifacts")
+            while not (store.digests() if act == "make" else (folder / "child").exists()):
+                assert time.monotonic() < ends, "it did not come so far"
+                time.sleep(0.02)
+        finally:
+            server.kill()
+    return job_id
+
+
+@pytest.mark.parametrize(
+    ("act", "state", "trainings"),
+    [("half", "failed", 1), ("pause", "succeeded", 2), ("make", "succeeded", 1)],
+)
+async def test_a_job_whose_server_was_killed_goes_on_from_what_is_whole_or_has_failed(
+    tmp_path, act, state, trainings
+):
+    """Killed while the trainer wrote, behind its checkpoint, and while the workers loaded what it had made."""
+    job_id = await asyncio.to_thread(killed_server, tmp_path, act)
+    async with house(tmp_path) as again:
+        (seen, *_) = await again.trained()
+        await until_gone(seen["pid"])
+        again.start()
+        job = await again.done(await again.runner.get(job_id))
+        assert (job.state, job.report.error) == (state, LOST if state == "failed" else None)
+        assert len(await again.trained()) == trainings
+        await again.swept()
+        kept = [path.name for path in (tmp_path / "artifacts").glob("*")]
+        assert kept == [job.artifact][: state == "succeeded"] and texts(tmp_path) == []
+        assert job.attached is (True if kept else None)
+        assert [one[1] for one in standing(again.register.view("jane")[0])] == kept
+
+
+async def test_an_artifact_that_was_put_into_the_target_before_its_server_died_is_there(here):
+    here.start()
+    job = await here.done(await here.submit())
+    view, _ = here.register.view("jane")
+    artifact = ArtifactStore(here.folder / "artifacts").get(job.artifact)
+    assert await here.runner._attach(job, artifact, 1, Log())
+    assert here.register.view("jane")[0]["version"] == view["version"] == 2
 
 
 async def test_a_job_of_a_server_that_vanished_is_left_alone_until_its_lease_is_over(tmp_path):
