@@ -5,15 +5,17 @@ subject is found which no stretch of the prompt holds by itself: a name that is 
 goes on behind somebody else's turn, a question under a name that an earlier turn has made up. Each part of such a
 text knows its place in the prompt, and there methods act.
 
-What is made for a turn depends on this turn and on those before it. A later request of the same conversation makes
-the same texts again, and the encoder's cache knows them: only the last turn costs anything.
+What is made for a turn depends on this turn and on those before it (`Talk`). A later request of the same conversation
+goes on behind the turns that were heard before: only the last ones cost anything.
 """
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
 from itertools import accumulate, pairwise
@@ -134,18 +136,112 @@ class Joined:
         return tuple(found)
 
 
-def resolved(prompt: Prompt, max_chars: int) -> Iterator[Joined]:
-    """The texts to judge beside the prompt's own; no window has more than `max_chars` characters."""
-    heard = turns(prompt)
-    begun = heard[-1:] if heard and not prompt.text[heard[-1].span.end :].strip() else ()
-    # what the model said is no part of what others say over several turns, but for an answer begun for it
-    said = [turn for turn in heard if turn.role != "assistant" or turn in begun]
-    text = neutralise(prompt.text)
-    yield from _names(text, said[-TURNS:], prompt.asides)
-    if len(said) < len(heard):
-        yield from _names(text, heard[-TURNS:], ())
-    yield from _continued(text, said, max_chars)
-    yield from _renamed(text, said[-TURNS:], max_chars)
+@dataclass(frozen=True)
+class Story:
+    """A prompt as a conversation: its text with the template's marks neutralised, its turns in order, the texts beside
+    them, and whether the last turn is the begin of an answer, that the model is to go on with."""
+
+    text: str
+    turns: tuple[Turn, ...]
+    asides: tuple[str, ...] = ()
+    begun: bool = False
+
+    @classmethod
+    def of(cls, prompt: Prompt) -> Story:
+        heard = turns(prompt)
+        begun = bool(heard) and not prompt.text[heard[-1].span.end :].strip()
+        return cls(neutralise(prompt.text), heard, prompt.asides, begun)
+
+    @cached_property
+    def others(self) -> list[int]:
+        """Which turns are not the model's own."""
+        last = len(self.turns) - 1
+        return [
+            i for i, turn in enumerate(self.turns) if turn.role != "assistant" or (self.begun and i == last)
+        ]
+
+    @cached_property
+    def marks(self) -> tuple[bytes, ...]:
+        """For each turn what is equal where everything up to its end is. That of the begin of an answer is its own:
+        nobody knows whose words those of an answer are before it goes on."""
+        found, read, others = hashlib.blake2b(digest_size=16), 0, set(self.others)
+        marks = []
+        for i, turn in enumerate(self.turns):
+            who = (turn.role, i in others, turn.span.start, turn.span.end)
+            part = f"{who}{self.text[read : turn.span.end]}"
+            found.update(part.encode("utf-8", "surrogatepass"))
+            read = turn.span.end
+            marks.append(found.digest())
+        return tuple(marks)
+
+
+class Talk:
+    """A conversation as far as it was heard, and what it takes to hear more: the texts to judge beside the prompt's
+    own, no window of which has more than `max_chars` characters.
+
+    What the model said is no part of what others say over several turns, but for an answer begun for it; names may be
+    given by all together.
+    """
+
+    def __init__(self, max_chars: int) -> None:
+        self._max_chars = max_chars
+        self._heard = 0
+        self._names = _Names(), _Names()  # what others than the model say, and what all say
+        self._before: Words = ()
+        self._known: dict[str, Words] = {}  # made-up names, and what they stand for
+
+    def copy(self) -> Talk:
+        other = copy(self)
+        other._names = self._names[0].copy(), self._names[1].copy()
+        other._known = dict(self._known)
+        return other
+
+    def hear(self, story: Story) -> Iterator[Joined]:
+        """The texts that the turns make which were not heard yet, each with those before it."""
+        count, others = len(story.turns), set(story.others)
+        lately = set(story.others[-TURNS:])
+        for i in range(self._heard, count):
+            turn, near = story.turns[i], (i in lately, i >= count - TURNS)
+            units = tuple(_units(story.text, turn)) if any(near) else ()
+            threads = [names for names, wanted in zip(self._names, near, strict=True) if wanted]
+            chains = dict.fromkeys(chain for names in threads for chain in names.add(units))
+            yield from (Joined(chain, "name") for chain in chains)
+            if i in others:
+                yield from self._continued(story.text, turn)
+            if i in lately:
+                yield from self._renamed(story.text, turn)
+        self._heard = count
+
+    def rest(self, asides: Sequence[str]) -> Iterator[Joined]:
+        """What only the whole conversation makes, with short texts beside it; nothing is heard behind this."""
+        short = (aside for aside in asides[:_ASIDES] if len(aside) <= _ASIDE_CHARS)
+        beside = tuple(tuple((word, None) for word in _WORD.findall(aside)) for aside in short)
+        said, heard = self._names
+        yield from (Joined(chain, "name") for chain in dict.fromkeys(said.add(beside)))
+        spelt = dict.fromkeys(letters for names in (said, heard) if (letters := names.letters()))
+        yield from (Joined(letters, "letters", glue="") for letters in spelt)
+
+    def _continued(self, text: str, turn: Turn) -> Iterator[Joined]:
+        """The turn with the end of what was said before it, as one window, and the sentences in that which go from
+        turn to turn."""
+        own, before = _placed(text, turn.span), self._before
+        if before and own:
+            kept = own[-max(WIDTH // 2, WIDTH - len(before)) :]
+            yield _joined((*before[-(WIDTH - len(kept)) :], *kept), self._max_chars, across=True)
+        self._before = (*before, *own)[-WIDTH:]
+
+    def _renamed(self, text: str, turn: Turn) -> Iterator[Joined]:
+        """Sentences with a made-up name, with what it stands for in its place."""
+        for span in _edges(text, turn):
+            sentence = text[span.start : span.end]
+            for new, old in self._known.items():
+                used = re.search(rf"(?<!\w){re.escape(new)}(?!\w)", sentence, re.IGNORECASE)
+                if used:
+                    yield _joined(_replaced(text, span, used.span(), old), self._max_chars)
+                    break
+            for new, old in _definitions(text, span):
+                if len(self._known) < _DEFINITIONS:
+                    self._known.setdefault(new, old)
 
 
 def turns(prompt: Prompt) -> tuple[Turn, ...]:
@@ -182,28 +278,45 @@ def _role(marker: str) -> str:
 # --- a name in parts ---
 
 
-def _names(text: str, heard: Sequence[Turn], asides: Sequence[str]) -> Iterator[Joined]:
+class _Names:
     """Words that may be parts of a name, from sentence after sentence, as one name; the same for letters."""
-    units = list(_units(text, heard, asides))
-    chains: dict[Words, None] = {}
-    for keeps in (_proper, _unusual):
-        chains |= dict.fromkeys(_chains([runs for unit in units for runs in _clauses(unit, keeps)]))
-    yield from (Joined(chain, "name") for chain in chains)
-    spelt = [run for unit in units for kept, run in _runs(unit, _letters) if kept and not _article(run, unit)]
-    if len(spelt) > 1:
-        letters = ((re.sub(r"\W", "", word), place) for run in spelt for word, place in run)
-        yield Joined(tuple(letters), "letters", glue="")
+
+    def __init__(self) -> None:
+        self._open: dict[Keeps, list[tuple[int, Words]]] = {
+            _proper: [],
+            _unusual: [],
+        }  # with how many parts they have
+        self._letters: list[list[Words]] = []  # stretches of letters, of each turn
+
+    def copy(self) -> _Names:
+        other = _Names()
+        other._open, other._letters = dict(self._open), list(self._letters)
+        return other
+
+    def add(self, units: Sequence[Words]) -> Iterator[Words]:
+        """The names that end in these sentences: runs that follow each other over the edges of sentences, two to
+        `_PARTS` of them; the last of a sentence, the only ones of those behind it, the first of one with several."""
+        for keeps in self._open:
+            for runs in (runs for unit in units for runs in _clauses(unit, keeps)):
+                longer = [(parts + 1, (*chain, *runs[0])) for parts, chain in self._open[keeps]]
+                yield from (chain for _, chain in longer)
+                going = [(parts, chain) for parts, chain in longer if parts < _PARTS and len(runs) == 1]
+                self._open[keeps] = [*going, (1, runs[-1])]
+        spelt = [r for unit in units for kept, r in _runs(unit, _letters) if kept and not _article(r, unit)]
+        self._letters = [*self._letters[1 - TURNS :], spelt]
+
+    def letters(self) -> Words:
+        """Those that were given one by one; none where they all stand together."""
+        runs = [run for spelt in self._letters for run in spelt]
+        if len(runs) < 2:
+            return ()
+        return tuple((re.sub(r"\W", "", word), place) for run in runs for word, place in run)
 
 
-def _units(text: str, heard: Sequence[Turn], asides: Sequence[str]) -> Iterator[Words]:
-    """The words of each sentence near the edges of a turn, then those of each short aside."""
-    for turn in heard:
-        for span in _edges(text, turn):
-            matches = _WORD.finditer(text, span.start, span.end)
-            yield tuple((m.group(), Span(*m.span())) for m in matches)
-    for aside in asides[:_ASIDES]:
-        if len(aside) <= _ASIDE_CHARS:
-            yield tuple((word, None) for word in _WORD.findall(aside))
+def _units(text: str, turn: Turn) -> Iterator[Words]:
+    """The words of each sentence near the edges of a turn."""
+    for span in _edges(text, turn):
+        yield tuple((m.group(), Span(*m.span())) for m in _WORD.finditer(text, span.start, span.end))
 
 
 def _edges(text: str, turn: Turn) -> list[Span]:
@@ -274,31 +387,7 @@ def _everyday() -> frozenset[str]:
     return _NAMING.union(word for word, count in counts.items() if count >= _SEVERAL)
 
 
-def _chains(units: Sequence[Sequence[Words]]) -> Iterator[Words]:
-    """Runs that follow each other over the edges of sentences, two to `_PARTS` of them: the last of a sentence,
-    the only ones of those behind it, the first of one with several."""
-    for i, unit in enumerate(units):
-        chain = unit[-1]
-        for later in units[i + 1 : i + _PARTS]:
-            chain = (*chain, *later[0])
-            yield chain
-            if len(later) > 1:
-                break
-
-
 # --- what goes on behind another turn ---
-
-
-def _continued(text: str, said: Sequence[Turn], max_chars: int) -> Iterator[Joined]:
-    """Each turn with the end of what was said before it, as one window, and the sentences in that which go from
-    turn to turn."""
-    before: Words = ()
-    for turn in said:
-        own = _placed(text, turn.span)
-        if before and own:
-            kept = own[-max(WIDTH // 2, WIDTH - len(before)) :]
-            yield _joined((*before[-(WIDTH - len(kept)) :], *kept), max_chars, across=True)
-        before = (*before, *own)[-WIDTH:]
 
 
 def _placed(text: str, span: Span) -> Words:
@@ -306,22 +395,6 @@ def _placed(text: str, span: Span) -> Words:
 
 
 # --- what is asked under another name ---
-
-
-def _renamed(text: str, said: Sequence[Turn], max_chars: int) -> Iterator[Joined]:
-    """Sentences with a made-up name, with what it stands for in its place."""
-    known: dict[str, Words] = {}
-    for turn in said:
-        for span in _edges(text, turn):
-            sentence = text[span.start : span.end]
-            for new, old in known.items():
-                used = re.search(rf"(?<!\w){re.escape(new)}(?!\w)", sentence, re.IGNORECASE)
-                if used:
-                    yield _joined(_replaced(text, span, used.span(), old), max_chars)
-                    break
-            for new, old in _definitions(text, span):
-                if len(known) < _DEFINITIONS:
-                    known.setdefault(new, old)
 
 
 def _definitions(text: str, span: Span) -> Iterator[tuple[str, Words]]:

@@ -12,9 +12,10 @@ from typing import Any
 
 from guard.detection.base import CompiledTarget, Detector, Finding, Reading, window_chars
 from guard.detection.encoder import Encoder
+from guard.detection.heard import Heard
 from guard.detection.index import Index
 from guard.detection.literals import Literals
-from guard.detection.units import Unit, units
+from guard.detection.units import Unit
 from guard.types import Detection, Prompt, Span
 
 _REMEMBERED = 16_384  # judgements on units
@@ -48,6 +49,7 @@ class Gate:
             name: load_detector(path)(compiled, earlier.get(name)) for name, path in DETECTORS.items()
         }
         self._judged = _Remembered()
+        self._heard = Heard(window_chars(encoder))
         self.index: Index = Index(compiled, before.index if before else None)
         self.literals: Literals = Literals(compiled, before.literals if before else None)
         spoken = [target.spoken for target in compiled if target.spoken is not None]
@@ -76,7 +78,8 @@ class Gate:
         active = self._everywhere | scopes
         if not active:
             return (), {"total": (time.perf_counter() - started) * 1000}, ()
-        read = tuple(units(prompt, window_chars(self._encoder)))
+        heard = self._heard.read(prompt, scopes)
+        read = heard.units
         keys = [(unit.key, scopes) for unit in read]
         known = self._judged.get(keys)
         fresh = {key: unit for key, unit in zip(keys, read, strict=True) if key not in known}
@@ -88,6 +91,7 @@ class Gate:
             made = self._judge(reading, until, timings)
             known.update(zip(fresh, made, strict=True))
             self._judged.put({key: known[key] for key in fresh})
+        self._heard.keep(heard, lambda unit: known[unit.key, scopes].found)
         found = tuple(_placed(read, [known[key] for key in keys]))
         unread = [
             place
@@ -120,6 +124,10 @@ class _Judged:
 
     findings: tuple[tuple[str, Finding], ...]
     unread: tuple[Span, ...]
+
+    @property
+    def found(self) -> bool:
+        return bool(self.findings or self.unread)
 
 
 class _Remembered:

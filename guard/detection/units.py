@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from guard.detection.conversation import Form as JoinedForm
-from guard.detection.conversation import Joined, resolved
+from guard.detection.conversation import Joined
 from guard.detection.decode import Form as DecodedForm
 from guard.detection.decode import Hidden, decode
 from guard.detection.text import MARKERS, Folded, fold, neutralise
@@ -33,7 +33,7 @@ class Unit:
     def aside(self) -> bool:
         return self.start is None and self.joined is None
 
-    @property
+    @cached_property
     def key(self) -> bytes:
         """Equal for units on which every judgement is the same."""
         made = self.joined
@@ -94,9 +94,9 @@ class Piece:
         return tuple(Window(self.text[span.start : span.end], span) for span in self.unit.joined.windows)
 
 
-def units(prompt: Prompt, max_chars: int) -> Iterator[Unit]:
+def units(prompt: Prompt) -> Iterator[Unit]:
     """Every character of the prompt that says something is in one unit: a message, or a stretch between messages. Then
-    come the asides and what is put together from several turns, with windows of at most `max_chars` characters."""
+    come the asides. What is put together from several turns is apart (guard.detection.heard)."""
     cursor = 0
     for start, end in (*_messages(prompt), (len(prompt.text),) * 2):
         between = prompt.text[cursor:start]
@@ -106,7 +106,6 @@ def units(prompt: Prompt, max_chars: int) -> Iterator[Unit]:
             yield Unit(prompt.text[start:end], start)
         cursor = end
     yield from (Unit(text) for text in prompt.asides if text)
-    yield from (Unit(joined.text, joined=joined) for joined in resolved(prompt, max_chars))
 
 
 def _messages(prompt: Prompt) -> Iterator[tuple[int, int]]:

@@ -6,7 +6,7 @@ import pytest
 
 from guard.detection import Encoder, Gate
 from guard.detection.base import WINDOW_CHARS
-from guard.detection.conversation import Joined, resolved, turns
+from guard.detection.conversation import Joined, Story, Talk, turns
 from guard.types import Message, Prompt
 
 from .conftest import AUTHOR
@@ -19,6 +19,11 @@ def prompt(*said: str | tuple[str, str], asides: tuple[str, ...] = ()) -> Prompt
     pairs = [("user", one) if isinstance(one, str) else one for one in said]
     text = "".join(f"<|{role}|>{text}<|end|>" for role, text in pairs) + "<|assistant|>"
     return Prompt(text, messages=tuple(Message(*pair) for pair in pairs), asides=asides)
+
+
+def resolved(of: Prompt, max_chars: int) -> list[Joined]:
+    talk, story = Talk(max_chars), Story.of(of)
+    return [*talk.hear(story), *talk.rest(story.asides)]
 
 
 def joined(of: Prompt, form: str) -> list[str]:

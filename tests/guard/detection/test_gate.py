@@ -137,7 +137,7 @@ def test_every_character_is_in_one_unit_and_equal_units_are_judged_alike() -> No
     prompt = _talk(*TALK)
     told = replace(prompt, text=f"Preamble. {prompt.text} More.", asides=("either or", TALK[0][1]))
 
-    found = list(units(told, 250))
+    found = list(units(told))
 
     own = [unit for unit in found if unit.start is not None]
     covered = [i for unit in own for i in range(unit.start, unit.start + len(unit.text))]

@@ -1,0 +1,72 @@
+"""Conversations as far as they were heard, so that a request that goes on with one costs what is new in it.
+
+Kept for each is what it takes to hear more (guard.detection.conversation.Talk: the last words, parts of names, made-up
+names), and which of the texts put together from its turns something was found in. That is text of prompts; it is in
+memory only, and of the latest conversations.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+
+from guard.detection.conversation import TURNS, Story, Talk
+from guard.detection.units import Unit, units
+from guard.types import Prompt
+
+_KEPT = 1_024  # conversations
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """The `units` of a prompt. Of those the `lasting` ones, from `talk`, are also units of every prompt that goes on
+    behind `mark`; where that is None, nothing is kept of it."""
+
+    units: tuple[Unit, ...]
+    lasting: tuple[Unit, ...] = ()
+    talk: Talk | None = None
+    mark: Hashable = None
+
+
+class Heard:
+    """For one gate; thread-safe."""
+
+    def __init__(self, max_chars: int) -> None:
+        self._max_chars = max_chars
+        self._lock = threading.Lock()
+        self._kept: OrderedDict[Hashable, tuple[Talk, tuple[Unit, ...]]] = OrderedDict()
+
+    def read(self, prompt: Prompt, sort: Hashable) -> Read:
+        """The units of the prompt, but for those of turns that were heard in another of its `sort` and in which nothing
+        was found. Of conversations beyond `TURNS` nothing is kept: there, what counts is what was said lately."""
+        story = Story.of(prompt)
+        short = len(story.turns) <= TURNS
+        talk, lasting = self._latest([(mark, sort) for mark in story.marks] if short else [])
+        lasting = (*lasting, *(Unit(joined.text, joined=joined) for joined in talk.hear(story)))
+        mark = (story.marks[-1], sort) if story.turns and short else None
+        kept = talk.copy() if mark else None
+        rest = (Unit(joined.text, joined=joined) for joined in talk.rest(story.asides))
+        return Read((*units(prompt), *lasting, *rest), lasting, kept, mark)
+
+    def keep(self, read: Read, found: Callable[[Unit], bool]) -> None:
+        """That the prompt was judged; `found` tells whether anything was found in a unit."""
+        if read.mark is None or read.talk is None:
+            return
+        hits = tuple(filter(found, read.lasting))
+        with self._lock:
+            self._kept[read.mark] = read.talk, hits
+            self._kept.move_to_end(read.mark)
+            while len(self._kept) > _KEPT:
+                self._kept.popitem(last=False)
+
+    def _latest(self, marks: list[tuple[bytes, Hashable]]) -> tuple[Talk, tuple[Unit, ...]]:
+        """The longest part of the conversation that was heard, to go on with."""
+        with self._lock:
+            for mark in reversed(marks):
+                if mark in self._kept:
+                    self._kept.move_to_end(mark)
+                    talk, hits = self._kept[mark]
+                    return talk.copy(), hits
+        return Talk(self._max_chars), ()
