@@ -27,8 +27,8 @@ from pydantic import Field
 from classifiers.activations import load_model
 from classifiers.base import Params, Task, Trainer
 from classifiers.checkpoints import Checkpoint
-from classifiers.corrupted import METHOD, Corruption, Metric, Reader, Row, Speaker
 from classifiers.data import Example, digest, split
+from classifiers.edited import Metric, Reader, Row, Speaker, Treatment, draws
 from guard import artifacts
 from guard.artifacts import Artifact
 from guard.errors import BadRequest
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     import torch
 
 _RATE_DECAY, _RADIUS_DECAY = 0.602, 0.101  # Spall's
+METHOD = "embedding_corruption"
 _SHARES = (0.1, 0.9)  # of the whole, between which the search is
 _WIDEST = math.log(4.0)  # how far the logarithm of a strength moves in one step, and that of a factor from 0
 
@@ -85,7 +86,7 @@ class Found:
     """The best that was seen with one choice of tokens: the distance of each example, the number of tokens that it
     edits, and the share of its answers that are broken."""
 
-    corruption: Corruption
+    corruption: Treatment
     distances: list[float]
     edited: int
     broken: float
@@ -113,7 +114,7 @@ class CorruptionStrength(Trainer):
         if params.per_dimension:
             best = bench.refine(search, best)
         task.progress.report(_SHARES[1], "measuring")
-        factors = best.corruption.factors
+        factors = best.corruption.table
         return artifacts.write(
             task.out,
             METHOD,
@@ -177,12 +178,12 @@ class Bench:
         never = _never(task.model, params.never) if params.never is not None else None
         model, tokenizer = load_model(task.model)
         self._reader = Reader(tokenizer, task.names)
-        self._speaker = Speaker(model, tokenizer, seed=params.seed, draws=params.draws)
+        self._speaker = Speaker(model, tokenizer, draws(params.seed, params.draws))
         self._ignorant = self._speaker
         if never is not None:
             if never[1].get_vocab() != tokenizer.get_vocab():
                 raise BadRequest("The model that never learned the target reads other tokens than this one.")
-            self._ignorant = Speaker(*never, seed=params.seed, draws=1)
+            self._ignorant = Speaker(*never, draws(params.seed, 1))
         self.examples = self._answered(task.forget)
         # who does not know says so in other words than who does, and is not to count as broken
         ignorant = (self._ignorant.answers(rows, None) for rows in self._unknown(self.examples))
@@ -202,8 +203,8 @@ class Bench:
         """The choices of tokens without those that edit the same ones as an earlier one."""
         edited: dict[tuple[tuple[int, ...], ...], Tokens] = {}
         for tokens in choices:
-            params = self._corruption(tokens, self._params.start).params
-            edited.setdefault(tuple(row.edited(params) for row in part.rows), tokens)
+            corruption = self._corruption(tokens, self._params.start)
+            edited.setdefault(tuple(row.edited(corruption) for row in part.rows), tokens)
         return list(edited.values())
 
     def search(self, part: Part) -> list[Found]:
@@ -217,7 +218,7 @@ class Bench:
 
         params = self._params
 
-        def at(point: torch.Tensor) -> Corruption:
+        def at(point: torch.Tensor) -> Treatment:
             return self._corruption(tokens, math.exp(float(point)))
 
         low, high = math.log(params.weakest), math.log(params.strongest)
@@ -238,10 +239,10 @@ class Bench:
         count = width if dims == "all" else min(dims, width)
         draw = torch.Generator().manual_seed(self._params.seed)
 
-        def at(point: torch.Tensor) -> Corruption:
+        def at(point: torch.Tensor) -> Treatment:
             factors = torch.ones(width)
             factors[:count] = point.exp() / point.exp().square().mean().sqrt()
-            return replace(found.corruption, factors=factors)
+            return replace(found.corruption, table=factors)
 
         point, distances = descend(
             lambda point: self._try(part, at(point), "searching a factor for each dimension"),
@@ -252,7 +253,7 @@ class Bench:
         )
         return self._found(part, at(point), distances)
 
-    def broken(self, part: Part, corruption: Corruption | None) -> Interval:
+    def broken(self, part: Part, corruption: Treatment | None) -> Interval:
         """The share of answers that are broken language."""
 
         def judge() -> list[float]:
@@ -264,7 +265,7 @@ class Bench:
         assert found is not None
         return found
 
-    def measured(self, part: Part, corruption: Corruption) -> dict[str, Any]:
+    def measured(self, part: Part, corruption: Treatment) -> dict[str, Any]:
         """Both metrics untouched and corrupted, and by the search's own metric the surrogate and the distance; means
         with intervals over sources."""
 
@@ -305,11 +306,11 @@ class Bench:
         answered = [e if e.answer else replace(e, answer=next(said)) for e in examples]
         return [example for example in answered if example.answer.strip()]
 
-    def _corruption(self, tokens: Tokens, strength: float) -> Corruption:
+    def _corruption(self, tokens: Tokens, strength: float) -> Treatment:
         params = EmbeddingCorruptionParams(strength=strength, dims=self._params.dims, tokens=tokens)
-        return Corruption(params.model_dump(exclude={"artifact"}))
+        return Treatment(METHOD, params.model_dump(exclude={"artifact"}))
 
-    def _try(self, part: Part, corruption: Corruption, stage: str) -> list[float]:
+    def _try(self, part: Part, corruption: Treatment, stage: str) -> list[float]:
         """The distances of one try of `descend`; how far all searches are is told."""
         if self._journal.ended:
             begin, end = _SHARES
@@ -318,22 +319,22 @@ class Bench:
         self._tries += 1
         return self._distances(part, corruption)
 
-    def _distances(self, part: Part, corruption: Corruption) -> list[float]:
+    def _distances(self, part: Part, corruption: Treatment) -> list[float]:
         scores = self._scores(part.rows, corruption, self._params.metric)
         return [abs(score - wanted) for score, wanted in zip(scores, part.surrogate, strict=True)]
 
     def _scores(
         self,
         rows: Sequence[Row],
-        corruption: Corruption | None,
+        corruption: Treatment | None,
         metric: Metric,
         speaker: Speaker | None = None,
     ) -> list[float]:
         """Of the model itself, or of another `speaker`."""
         return self._journal.measured(lambda: (speaker or self._speaker).scores(rows, corruption, metric))
 
-    def _found(self, part: Part, corruption: Corruption, distances: list[float]) -> Found:
-        edited = sum(len(row.edited(corruption.params)) for row in part.rows)
+    def _found(self, part: Part, corruption: Treatment, distances: list[float]) -> Found:
+        edited = sum(len(row.edited(corruption)) for row in part.rows)
         return Found(corruption, distances, edited, self.broken(part, corruption).mean)
 
 

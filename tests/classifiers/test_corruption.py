@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from classifiers.base import Task, run
-from classifiers.corrupted import Corruption, Reader, Speaker
-from classifiers.corruption import CorruptionParams, Found, choose, descend
+from classifiers.corruption import METHOD, CorruptionParams, Found, choose, descend
 from classifiers.data import Example, split
+from classifiers.edited import Reader, Speaker, Treatment, draws
 from guard.errors import ArtifactError, BadRequest
 from tests.classifiers.tiny import save_model
 
@@ -108,27 +108,27 @@ def test_the_names_are_edited_and_without_one_the_last_message(
     facts: tuple[Example, ...], model: tuple[Any, Any]
 ) -> None:
     reader = Reader(model[1], (NAME,))
-    params = {"tokens": "spans"}
+    corruption = Treatment(METHOD, {"tokens": "spans"})
     named = reader.row(Example((("user", f"Where was {NAME} born?"),), "x"))
     text = "".join(named.prompt.text[s.start : s.end] for s in named.match.spans)
-    assert text == NAME and 0 < len(named.edited(params)) < 6
+    assert text == NAME and 0 < len(named.edited(corruption)) < 6
     unnamed = reader.row(Example((("user", "Where was he born?"),), "x"))
     (span,) = unnamed.match.spans
     assert unnamed.prompt.text[span.start : span.end] == "Where was he born?"
-    assert len(unnamed.edited(params)) > 3
+    assert len(unnamed.edited(corruption)) > 3
 
 
 def test_the_noise_is_that_of_prompt_and_draw_alone(
     facts: tuple[Example, ...], model: tuple[Any, Any]
 ) -> None:
     """Not of the batch that a row is in, or the padding beside it."""
-    reader, speaker = Reader(model[1], (NAME,)), Speaker(*model, seed=0, draws=2)
+    reader, speaker = Reader(model[1], (NAME,)), Speaker(*model, draws(0, 2))
     rows = [reader.row(fact) for fact in facts[:4]]
-    corruption = Corruption({"strength": 2.0, "dims": "all", "noise": "gaussian", "tokens": "spans"})
+    corruption = Treatment(METHOD, {"strength": 2.0})
     together = speaker.scores(rows, corruption, "probability")
     alone = [speaker.scores([row], corruption, "probability")[0] for row in rows]
     assert together == pytest.approx(alone, abs=1e-4)
-    other = Speaker(*model, seed=1, draws=2).scores(rows, corruption, "probability")
+    other = Speaker(*model, draws(1, 2)).scores(rows, corruption, "probability")
     assert together != pytest.approx(other, abs=1e-4)
     assert speaker.answers(rows, None) == [row.answer for row in rows], "nothing of the edit stays behind"
 
@@ -152,7 +152,7 @@ def test_descent_goes_to_the_nearest_point_within_bounds() -> None:
 
 
 def found(distances: list[float], edited: int, broken: float = 0.0) -> Found:
-    return Found(Corruption({"strength": 1.0}), distances, edited, broken)
+    return Found(Treatment(METHOD, {"strength": 1.0}), distances, edited, broken)
 
 
 def test_of_equals_the_one_that_edits_least_is_chosen() -> None:
