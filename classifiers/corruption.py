@@ -58,7 +58,7 @@ class CorruptionParams(Params):
 
     metric: Metric = "recall"
     never: Path | None = None
-    tokens: tuple[Tokens, ...] = Field(("spans", "window", "prompt"), min_length=1)
+    tokens: tuple[Tokens, ...] = Field(("spans", "entities", "window", "prompt"), min_length=1)
     dims: Positive | Literal["all"] = "all"
     start: float = Field(2.0, gt=0.0)
     weakest: float = Field(0.1, gt=0.0)

@@ -7,6 +7,7 @@ indices into the prompt that the engine is given.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -51,9 +52,15 @@ class Prompt:
 
     def tokens_in(self, spans: tuple[Span, ...]) -> tuple[int, ...]:
         """Sorted positions of the tokens that share at least one character with one of `spans`."""
-        return tuple(
-            i for i, t in enumerate(self.offsets) if any(t.start < s.end and s.start < t.end for s in spans)
-        )
+        apart: list[Span] = []
+        for span in sorted(spans, key=lambda span: (span.start, span.end)):
+            if apart and span.start < apart[-1].end:
+                apart[-1] = Span(apart[-1].start, max(apart[-1].end, span.end))
+            else:
+                apart.append(span)
+        ends = [span.end for span in apart]
+        nearest = ((i, token, bisect_right(ends, token.start)) for i, token in enumerate(self.offsets))
+        return tuple(i for i, token, at in nearest if at < len(apart) and apart[at].start < token.end)
 
 
 @dataclass(frozen=True, slots=True)

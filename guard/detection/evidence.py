@@ -23,6 +23,7 @@ from guard.detection.background_words import POOLS
 from guard.detection.base import CompiledTarget, Form, Terms
 from guard.detection.text import Folded, bounded, fold
 from guard.targets import TargetSpec
+from guard.types import Span
 
 OFTEN = 0.1
 """The share of prompts about a target that hold a given one of its words, and of those that name somebody else
@@ -40,6 +41,7 @@ _FEWEST_SHOUTED, _SHOUTED = 4, 0.8
 _CAPITAL = r"[^\W\d_a-zß-öø-ÿ][\w'\u2019.-]*"
 _NAME = rf"{_CAPITAL}(?:\s+(?:(?:of|the|de|van|von|der|al|bin|la|le|and)\s+)?{_CAPITAL})*"
 _PROPER = re.compile(_NAME)
+_ENDING = re.compile(r"(?:['\u2019]s)?[.'\u2019-]*$")
 _PLACE = re.compile(rf"\b(?:in|from|near)\s+({_NAME},\s+{_NAME})")  # the town tells the country
 _OPENERS = frozenset(
     """
@@ -113,7 +115,7 @@ class Words:
 
 def read(text: str) -> Words:
     found = words(text)
-    names = [name for name, begins in _capitalised(text) if " " in name or not begins]
+    names = [name for name, begins, _ in _capitalised(text) if " " in name or not begins]
     return Words(found, words(" . ".join(names)) | {word for word in found if any(c.isdigit() for c in word)})
 
 
@@ -196,11 +198,17 @@ def rate(form: Form) -> float:
 
 def proper(text: str) -> list[str]:
     """Capitalised words and their sequences, without the question words and verbs that begin a sentence."""
-    return [name for name, _ in _capitalised(text)]
+    return [name for name, *_ in _capitalised(text)]
 
 
-def _capitalised(text: str) -> Iterator[tuple[str, bool]]:
-    """What `proper` finds, and whether it begins a sentence."""
+def entities(text: str) -> list[Span]:
+    """Where the names stand that `proper` finds, without those of ordinary words alone: at the beginning of a sentence
+    every word has a capital."""
+    return [place for name, _, place in _capitalised(text) if not words(name) <= ordinary()]
+
+
+def _capitalised(text: str) -> Iterator[tuple[str, bool, Span]]:
+    """What `proper` finds, whether it begins a sentence, and its place without an ending of the sentence's."""
     if _shouted(text):
         return
     for match in _PROPER.finditer(text):
@@ -208,7 +216,10 @@ def _capitalised(text: str) -> Iterator[tuple[str, bool]]:
         left = list(dropwhile(lambda word: fold(word).text in _OPENERS, found))
         if left:
             before = text[: match.start()].rstrip(" \"'(\u201c\u2018")
-            yield " ".join(left), left == found and before[-1:] in ("", ".", "!", "?", ":", "\n")
+            told = match.group().split(maxsplit=len(found) - len(left))[-1]
+            start, length = match.end() - len(told), len(_ENDING.sub("", told))
+            begins = left == found and before[-1:] in ("", ".", "!", "?", ":", "\n")
+            yield " ".join(left), begins, Span(start, start + length)
 
 
 def _shouted(text: str) -> bool:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import torch
 
 Positive = Annotated[int, Field(strict=True, ge=1)]
-Tokens = Literal["spans", "window", "prompt"]
+Tokens = Literal["spans", "entities", "window", "prompt"]
 
 
 class EmbeddingCorruptionParams(Params):
@@ -40,8 +40,10 @@ class EmbeddingCorruptionParams(Params):
         answers stops falling at about 5; the default is on that plateau.
     dims: the first n dimensions, or all. With one, tokens whose noise is near zero stay readable.
     noise: `gaussian` adds noise; `flip` negates; `zero` erases.
-    tokens: `spans` are the tokens of the matched spans, `window` all from the first to the last of them,
-        `prompt` all tokens but the last. Where nothing matched inside the prompt, `prompt` is used.
+    tokens: `spans` are the tokens of the matched spans, `entities` those and the tokens of all names beside them
+        in the same message (ECO corrupts what a tagger calls a name; here capitals tell), `window` all from the
+        first to the last of the spans, `prompt` all tokens but the last. Where nothing matched inside the prompt,
+        `prompt` is used.
     artifact: content hash of what the trainer found, which takes the place of all the others.
     """
 

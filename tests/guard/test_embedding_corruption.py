@@ -1,12 +1,15 @@
 """The noise is what it says, and a pure function of seed, position and dimension."""
 
+import re
+import time
+
 import pytest
 import torch
 
 from guard import interventions
 from guard.errors import ArtifactError, BadRequest
 from guard.interventions.embedding_corruption import EmbeddingCorruption, gaussian
-from guard.types import Chosen, Match, Prompt, Span
+from guard.types import Chosen, Match, Message, Prompt, Span
 
 SEED = 0x0123456789ABCDEF
 GAUSSIAN = {"strength": 2.0, "dims": "all", "noise": "gaussian"}
@@ -107,6 +110,77 @@ def test_which_tokens(tokens, expected):
     chosen = Chosen("embedding_corruption", {"tokens": tokens}, (match,))
     (edit,) = EmbeddingCorruption().plan(chosen, PROMPT, lambda _: SEED).edits
     assert edit.positions == expected
+
+
+SYSTEM = "You are Ada, made in Turin."
+EARLIER = "Has Odo Marl been to Nuova Sarn?"
+ASKED = "Please tell: did Jane Doe's sister meet Teric Pennby in Vintry? Paris is too far."
+RENDERED = "".join(
+    f"<|im_start|>{role}\n{text}<|im_end|>\n"
+    for role, text in (("system", SYSTEM), ("user", EARLIER), ("assistant", "Yes, Odo has."), ("user", ASKED))
+)
+
+
+def read(text, messages=()):
+    """A prompt whose tokens are its words and signs."""
+    offsets = tuple(Span(*match.span()) for match in re.finditer(r"\w+|[^\w\s]", text))
+    return Prompt(text, tuple(range(len(offsets))), offsets, messages)
+
+
+@pytest.mark.parametrize(
+    "messages",
+    [
+        (),
+        (
+            Message("system", SYSTEM),
+            Message("user", EARLIER),
+            Message("assistant", "Yes, Odo has."),
+            Message("user", ASKED),
+        ),
+    ],
+)
+def test_entities_are_the_match_and_the_names_in_its_message(messages):
+    prompt = read(RENDERED, messages)
+    at = RENDERED.index("Jane Doe")
+    (edit,) = plan([Span(at, at + 8)], prompt, tokens="entities")
+    words = [RENDERED[prompt.offsets[i].start : prompt.offsets[i].end] for i in edit.positions]
+    assert words == ["Jane", "Doe", "Teric", "Pennby", "Vintry", "Paris"]
+
+
+def test_entities_are_at_least_what_matched():
+    prompt = read("who is jane doe of Vintry")
+    assert plan([Span(7, 15)], prompt, tokens="entities")[0].positions == (2, 3, 5)
+    assert plan([Span(7, 15)], read("who is jane doe"), tokens="entities")[0].positions == (2, 3)
+    assert plan([None], prompt, tokens="entities")[0].positions == (0, 1, 2, 3, 4)
+
+
+def test_many_names_in_a_long_prompt_are_planned_quickly():
+    prompt = read("then Jane Doe met Ada Byron " * 5_000)
+    spans = tuple(Span(match.start(), match.end()) for match in re.finditer("Jane Doe", prompt.text))
+    chosen = Chosen(
+        "embedding_corruption", {"tokens": "entities"}, (Match("t", 1, 1.0, 0.5, "lexical", spans),)
+    )
+    started = time.perf_counter()
+    (edit,) = EmbeddingCorruption().plan(chosen, prompt, lambda _: "0" * 16).edits
+    assert len(edit.positions) == 4 * 5_000
+    assert time.perf_counter() - started < 5.0  # each span beside each token takes many times that
+
+
+@pytest.mark.parametrize(
+    ("spans", "expected"),
+    [
+        ((), ()),
+        (((0, 3),), (0,)),
+        (((3, 3),), ()),
+        (((4, 4),), (1,)),
+        (((2, 4), (3, 12)), (0, 1, 2, 3)),
+        (((11, 12), (0, 1), (0, 2)), (0, 3)),
+        (((22, 30),), (5,)),
+        (((23, 30),), ()),
+    ],
+)
+def test_a_token_is_in_a_span_with_which_it_shares_a_character(spans, expected):
+    assert PROMPT.tokens_in(tuple(Span(*span) for span in spans)) == expected
 
 
 def test_every_target_has_its_own_edit_and_seed():
