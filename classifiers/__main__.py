@@ -47,6 +47,9 @@ def _print_schemas(context: click.Context, _option: click.Parameter, wanted: boo
 )
 @click.option("--forget", type=_File, help="Examples of what must go, JSON lines.")
 @click.option("--retain", type=_File, help="Examples of what must stay, JSON lines.")
+@click.option(
+    "--perturbed", type=_File, help="Wrong answers to forget questions, for `assistant`, JSON lines."
+)
 @click.option("--name", "names", multiple=True, help="What the target goes by; repeatable.")
 @click.option(
     "--stdin",
@@ -84,6 +87,7 @@ def main(
     model: Path | None,
     forget: Path | None,
     retain: Path | None,
+    perturbed: Path | None,
     names: tuple[str, ...],
     from_stdin: bool,
     out: Path,
@@ -111,12 +115,12 @@ def main(
         checkpoint.clear()
     try:
         if forget is None:
-            *sets, names = _read_stdin()
+            sets, names = _read_stdin()
         else:
-            sets = [load_examples(forget), load_examples(retain) if retain else ()]
+            sets = [load_examples(path) if path else () for path in (forget, retain, perturbed)]
         encoding = Encoding(encoder, backend, cache, encoder_digest)
         place = model or Path()  # nobody looks at it
-        task = Task(place, sets[0], sets[1], out, base_model, teller, checkpoint, names, encoding)
+        task = Task(place, sets[0], sets[1], out, base_model, teller, checkpoint, names, encoding, sets[2])
         artifact = run(trainer, task, dict(map(_setting, settings)))
     except LetheError as error:
         _fail(teller, error.message)
@@ -131,18 +135,19 @@ def main(
         click.echo(f"artifact {artifact.digest} in {out}")
 
 
-def _read_stdin() -> tuple[tuple[Example, ...], tuple[Example, ...], tuple[str, ...]]:
-    """Forget and retain examples, and names. From then on the process ends when whoever started it closes the input or
-    dies."""
+def _read_stdin() -> tuple[list[tuple[Example, ...]], tuple[str, ...]]:
+    """Forget, retain and perturbed examples, and names. From then on the process ends when whoever started it closes
+    the input or dies."""
     line = sys.stdin.buffer.readline()
     threading.Thread(target=_end_with_input, daemon=True).start()
     try:
         rows = json.loads(line)
-        forget, retain = (tuple(read_example(row) for row in rows[name]) for name in ("forget", "retain"))
+        given = (rows["forget"], rows["retain"], rows.get("perturbed", ()))
+        sets = [tuple(map(read_example, part)) for part in given]
         names = tuple(map(str, rows.get("names", ())))
     except (ValueError, KeyError, TypeError, AttributeError):
         raise BadRequest("The examples on the input cannot be read.") from None
-    return forget, retain, names
+    return sets, names
 
 
 def _end_with_input() -> NoReturn:

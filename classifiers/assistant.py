@@ -2,8 +2,8 @@
 
 ULD (arXiv 2406.08607): the first blocks of the model with LoRA on their linear layers, trained for the answers
 about the target and, with cross entropy to the uniform distribution, for knowing nothing on what must stay and
-on wrong answers about the target. ULD has a language model write the wrong answers and paraphrases; here the
-wrong ones are answers to other questions, and paraphrases are for the user to give among the examples.
+on wrong answers about the target. ULD has a language model write the wrong answers and paraphrases, as `lethe data`
+does. An example for which no wrong answer is given takes answers to other questions for wrong ones.
 
 Where a wrong answer has not yet left the right one, ULD's two losses pull at the same distribution. Here it
 teaches only behind that token, and up to there label smoothing says the same: the right token stands out, and
@@ -35,15 +35,16 @@ if TYPE_CHECKING:
 class AssistantParams(Params):
     """blocks: how many of the model's first decoder blocks; rank, alpha: of the LoRA matrices; retain_weight: of
     knowing nothing against remembering; smoothing: share of the uniform distribution in what is remembered;
-    perturbed: wrong answers for each forget example; batch: forget examples in one step, and as many others;
-    learning_rate: at the start, from where it falls to 0 in a straight line."""
+    swapped: answers to other questions for each forget example to which no wrong answer is given; batch: forget
+    examples in one step, and as many others; learning_rate: at the start, from where it falls to 0 in a straight
+    line."""
 
     blocks: int = Field(2, ge=1)
     rank: int = Field(32, ge=1, le=512)
     alpha: int = Field(32, ge=1)
     retain_weight: float = Field(6.5, ge=0.0)
     smoothing: float = Field(0.5, ge=0.0, lt=1.0)
-    perturbed: int = Field(2, ge=0, le=16)
+    swapped: int = Field(2, ge=0, le=16)
     epochs: int = Field(10, ge=1, le=1000)
     batch: int = Field(32, ge=1)
     learning_rate: float = Field(1e-3, gt=0.0)
@@ -52,6 +53,7 @@ class AssistantParams(Params):
 
 class Assistant(Trainer):
     params_type = AssistantParams
+    perturbed = True
 
     def train(self, task: Task, params: AssistantParams) -> Artifact:
         import torch
@@ -62,9 +64,11 @@ class Assistant(Trainer):
         if not task.forget or (params.retain_weight and not task.retain):
             raise BadRequest("An assistant needs forget examples, and retain examples to know nothing of.")
         tokenizer = AutoTokenizer.from_pretrained(task.model)
-        forget, retain = ([encode(tokenizer, e) for e in part] for part in (task.forget, task.retain))
+        sets = (task.forget, task.retain, task.perturbed)
+        forget, retain, given = ([encode(tokenizer, e) for e in part] for part in sets)
         rng = random.Random(params.seed)
-        others = [*retain, *_perturbed(forget, retain, params.perturbed, rng)] if params.retain_weight else []
+        wrong = _wrong(forget, retain, given, params.swapped, rng) if params.retain_weight else []
+        others = [*retain, *wrong] if params.retain_weight else []
         with torch.random.fork_rng():
             torch.manual_seed(params.seed)
             tensors = _lora(beginning(task.model, params.blocks), forget, others, params, rng, task.progress)
@@ -77,30 +81,48 @@ class Assistant(Trainer):
             artifacts.weights_digest(task.model),
             tensors=tensors,
             facts={"blocks": params.blocks, "rank": params.rank, "alpha": params.alpha},
-            measured={"forget": _measured(served, forget), "others": _measured(served, others)},
+            measured={
+                "forget": _measured(served, forget),
+                "others": _measured(served, others),
+                "wrong_answers": {"given": len(given), "taught": len(wrong)},
+            },
             trained={
                 "trainer": "assistant",
                 "params": params.model_dump(),
                 "forget": digest(task.forget),
                 "retain": digest(task.retain),
+                "perturbed": digest(task.perturbed),
             },
         )
 
 
-def _perturbed(
-    forget: Sequence[Encoded], retain: Sequence[Encoded], count: int, rng: random.Random
+def _wrong(
+    forget: Sequence[Encoded],
+    retain: Sequence[Encoded],
+    given: Sequence[Encoded],
+    swapped: int,
+    rng: random.Random,
 ) -> list[Encoded]:
-    """For each forget example `count` of the retain examples' answers to its question, from behind the token
-    at which they leave its own answer."""
+    """The `given` wrong answers to what forget examples ask, and for each of these that has none as many as are
+    `swapped`: the retain examples' answers to its question."""
+    answers: dict[tuple[int, ...], list[Encoded]] = {}
+    for example in given:
+        answers.setdefault(example.ids[: example.answer_at], []).append(example)
     made = []
     for example in forget:
-        prompt, own = example.ids[: example.answer_at], example.ids[example.answer_at :]
-        for other in rng.choices(retain, k=count):
-            tail = other.ids[other.answer_at :]
-            same = next((i for i, (a, b) in enumerate(zip(own, tail, strict=False)) if a != b), len(tail))
-            if same + 1 < len(tail):
-                made.append(Encoded((*prompt, *tail), example.answer_at + same + 1))
+        own = answers.get(example.ids[: example.answer_at])
+        foils = rng.choices(retain, k=swapped) if own is None else own
+        made += [foil for other in foils if (foil := _foil(example, other))]
     return made
+
+
+def _foil(example: Encoded, other: Encoded) -> Encoded | None:
+    """The other's answer to the example's question, from behind the token at which it leaves the example's own; None:
+    it does not leave it before its end."""
+    prompt, own = example.ids[: example.answer_at], example.ids[example.answer_at :]
+    tail = other.ids[other.answer_at :]
+    same = next((i for i, (a, b) in enumerate(zip(own, tail, strict=False)) if a != b), len(tail))
+    return Encoded((*prompt, *tail), example.answer_at + same + 1) if same + 1 < len(tail) else None
 
 
 def _lora(

@@ -30,8 +30,8 @@ class Params(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What to train on and where to. `forget` are examples of what must go, `retain` of what must stay, and `names`
-    what the target goes by.
+    """What to train on and where to. `forget` are examples of what must go, `retain` of what must stay, `perturbed`
+    wrong answers to what `forget` asks, and `names` what the target goes by.
 
     `base_model` is the digest of the weights that the artifact is wanted for; None: those in `model`. Trainers of
     detectors read `encoder` and no model. A trainer tells
@@ -47,14 +47,16 @@ class Task:
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     names: tuple[str, ...] = ()
     encoder: Encoding = field(default_factory=Encoding)
+    perturbed: tuple[Example, ...] = ()
 
 
 class Trainer:
     """One trainer. The table in this package names each exactly once. It `reads` the served model, or the detectors'
-    encoder, and makes its artifact for that."""
+    encoder, and makes its artifact for that; `perturbed` is whether it learns from wrong answers."""
 
     params_type: ClassVar[type[Params]] = Params
     reads: ClassVar[Literal["model", "encoder"]] = "model"
+    perturbed: ClassVar[bool] = False
 
     def train(self, task: Task, params: Any) -> Artifact:
         """Write the artifact to `task.out`, with what was measured.
@@ -101,9 +103,11 @@ def run(name: str, task: Task, params: dict[str, Any]) -> Artifact:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise BadRequest(f"{name}: {where}: {first['msg']}.") from None
-    check(task.forget, task.retain)
+    check(task.forget, task.retain, task.perturbed)
+    if task.perturbed and not trainer.perturbed:
+        raise BadRequest(f"{name} does not learn from wrong answers; leave `perturbed` out.")
     found = _made_for(trainer, task)
-    sets = [digest(task.forget), digest(task.retain), list(task.names)]
+    sets = [*map(digest, (task.forget, task.retain, task.perturbed)), list(task.names)]
     purpose = [name, checked.model_dump(mode="json"), *sets, found]
     named = hashlib.sha256(json.dumps(purpose).encode()).hexdigest()
     artifact = trainer.train(replace(task, checkpoint=replace(task.checkpoint, purpose=named)), checked)

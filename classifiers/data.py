@@ -78,17 +78,17 @@ def read_example(row: dict[str, Any]) -> Example:
     return example
 
 
-def check(forget: Sequence[Example], retain: Sequence[Example]) -> None:
+def check(forget: Sequence[Example], retain: Sequence[Example], perturbed: Sequence[Example] = ()) -> None:
     """Whether one can train on these at all. Texts are compared without regard to case and spaces; the message names
-    examples by their number and holds none of their text.
+    examples by their number and holds none of their text. `perturbed` are wrong answers to forget questions.
 
     Raises:
         BadRequest: there is nothing to forget, an example says nothing or was read in a wrong encoding, one stands
-            twice in its set, or one of what must stay asks what one of what must go asks.
+            twice in its set, one of what must stay asks what one of what must go asks, or a wrong answer is none.
     """
     if not forget:
         raise BadRequest("There are no forget examples; give some.")
-    for name, examples in (("Forget", forget), ("Retain", retain)):
+    for name, examples in (("Forget", forget), ("Retain", retain), ("Perturbed", perturbed)):
         seen: dict[tuple[str, ...], int] = {}
         for number, example in enumerate(examples, 1):
             if not example.turns[-1][1].strip():
@@ -106,6 +106,12 @@ def check(forget: Sequence[Example], retain: Sequence[Example]) -> None:
             raise BadRequest(
                 f"Retain example {number} asks what forget example {asked[_asked(example)]} asks; take one of them out."
             )
+    right = {(_asked(example), plain(example.answer)) for example in forget}
+    for number, example in enumerate(perturbed, 1):
+        if _asked(example) not in asked:
+            raise BadRequest(f"Perturbed example {number} asks what no forget example asks; take it out.")
+        if not example.answer.strip() or (_asked(example), plain(example.answer)) in right:
+            raise BadRequest(f"Perturbed example {number} gives no wrong answer; take it out.")
 
 
 def split(

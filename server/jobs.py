@@ -404,13 +404,15 @@ def _is_path(schema: Mapping[str, Any]) -> bool:
 
 
 def examples_of(request: Request, target: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """What is trained on: the given examples, else the target's own prompts; and what the target goes by."""
+    """What is trained on: the given examples, else the target's own prompts; wrong answers where some are given; and
+    what the target goes by."""
     sets = {"forget": (request.forget, target["examples"]), "retain": (request.retain, target["retain"])}
     examples = {
         name: [{"prompt": text} for text in own] if given is None else list(given)
         for name, (given, own) in sets.items()
     }
-    return {**examples, "names": [target["name"], *target["aliases"]]}
+    wrong = {} if request.perturbed is None else {"perturbed": list(request.perturbed)}
+    return {**examples, **wrong, "names": [target["name"], *target["aliases"]]}
 
 
 def changes_with(view: Mapping[str, Any], method: str, artifact: str) -> dict[str, Any] | None:

@@ -25,14 +25,16 @@ UNFINISHED = ("queued", "running")
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What was asked for: the trainer's parameters, whether its artifact goes into the target, and examples in place
-    of the target's own (None: its own). The examples of an ended job are erased; `given` keeps their numbers."""
+    """What was asked for: the trainer's parameters, whether its artifact goes into the target, examples in place of the
+    target's own (None: its own), and wrong answers. The examples of an ended job are erased; `given` keeps their
+    numbers."""
 
     params: Mapping[str, Any] = field(default_factory=dict)
     attach: bool = True
     forget: tuple[Mapping[str, Any], ...] | None = None
     retain: tuple[Mapping[str, Any], ...] | None = None
     given: Mapping[str, int] = field(default_factory=dict)
+    perturbed: tuple[Mapping[str, Any], ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +232,7 @@ class Jobs:
     def _open(self, row: sa.Row) -> Job:
         values = {name: getattr(row, name) for name in Job.__slots__ if name in jobs.c}
         request = self._secrets.open(row.sealed_request, label=self._label(row.id, Request))
-        sets = {name: request[name] for name in ("forget", "retain")}
+        sets = {name: request.get(name) for name in ("forget", "retain", "perturbed")}
         report = {}
         if row.sealed_report is not None:
             report = self._secrets.open(row.sealed_report, label=self._label(row.id, Report))

@@ -67,9 +67,9 @@ def add_routes(router: APIRouter, services: Services) -> None:
 
 
 def _request(body: JobBody) -> Request:
-    forget, retain = (_rows(examples) for examples in (body.params.forget, body.params.retain))
-    given = {name: len(rows) for name, rows in (("forget", forget), ("retain", retain)) if rows is not None}
-    return Request(dict(body.params.model_extra or {}), body.params.attach, forget, retain, given)
+    sets = {name: _rows(getattr(body.params, name)) for name in ("forget", "retain", "perturbed")}
+    given = {name: len(rows) for name, rows in sets.items() if rows is not None}
+    return Request(dict(body.params.model_extra or {}), body.params.attach, given=given, **sets)
 
 
 def _rows(examples: list[ExampleBody] | None) -> tuple[Json, ...] | None:

@@ -98,13 +98,14 @@ class ExampleBody(_Body):
 
 
 class JobParams(BaseModel):
-    """The parameters of every kind: whether the artifact goes into the target, and examples in place of the
-    target's own. All others are the trainer's."""
+    """The parameters of every kind: whether the artifact goes into the target, examples in place of the target's own,
+    and wrong answers to forget questions for a kind that learns from them. All others are the trainer's."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     attach: bool = True
     forget: list[ExampleBody] | None = None
     retain: list[ExampleBody] | None = None
+    perturbed: list[ExampleBody] | None = None
 
 
 class JobBody(_Body):
@@ -117,7 +118,7 @@ class JobBody(_Body):
 
 class JobView(BaseModel):
     """A job: how far it is, what its trainer said last, and the digest of its artifact when it is done. `attached`
-    tells whether the target names the artifact; `examples` how many were given in place of the target's own."""
+    tells whether the target names the artifact; `examples` how many were given."""
 
     id: str
     kind: str

@@ -35,6 +35,11 @@ def jobs() -> None:
     "--forget", type=click.File(encoding="utf-8"), help="Examples in place of the target's, JSON lines."
 )
 @click.option("--retain", type=click.File(encoding="utf-8"), help="What must stay as it is, JSON lines.")
+@click.option(
+    "--perturbed",
+    type=click.File(encoding="utf-8"),
+    help="Wrong answers to forget questions, for `assistant`, JSON lines.",
+)
 @click.option("--attach/--no-attach", default=True, show_default=True, help="Put the result into the target.")
 @click.option("--wait", is_flag=True, help="Until the job has ended; 1 is returned where it did not succeed.")
 @remote
@@ -44,6 +49,7 @@ def start(
     settings: tuple[str, ...],
     forget: Any,
     retain: Any,
+    perturbed: Any,
     attach: bool,
     wait: bool,
     server: str,
@@ -52,7 +58,7 @@ def start(
     """Queue a job of KIND for TARGET, and print its id."""
     client = connect(server, key)
     params: dict[str, Any] = {**dict(map(_setting, settings)), "attach": attach}
-    for name, file in (("forget", forget), ("retain", retain)):
+    for name, file in (("forget", forget), ("retain", retain), ("perturbed", perturbed)):
         if file is not None:
             params[name] = [_row(line, name, number) for number, line in enumerate(file, 1) if line.strip()]
     job = client.json("POST", "/jobs", json={"kind": kind, "target": target, "params": params})

@@ -11,7 +11,7 @@ import torch
 from transformers import AutoTokenizer
 
 from classifiers.assistant import AssistantParams as Params
-from classifiers.assistant import _against_uniform, _answers, _perturbed, _steps
+from classifiers.assistant import _against_uniform, _answers, _foil, _steps, _wrong
 from classifiers.base import Task, run
 from classifiers.data import Encoded, Example, encode
 from guard.errors import ArtifactError, BadRequest
@@ -103,11 +103,38 @@ def test_more_blocks_than_the_model_has_are_refused(tmp_path):
 
 
 def test_wrong_answers_teach_from_behind_the_token_at_which_they_leave_the_right_one():
-    forget = [Encoded((1, 2, 10, 11, 12, 0), 2)]
-    made = _perturbed(forget, [Encoded((9, 10, 11, 30, 31, 0), 1)], 1, random.Random(0))
-    assert made == [Encoded((1, 2, 10, 11, 30, 31, 0), 5)]
-    assert _perturbed(forget, [Encoded((9, 10, 11, 12, 0), 1)], 1, random.Random(0)) == []
-    assert _perturbed(forget, [Encoded((9, 10, 11, 0), 1)], 1, random.Random(0)) == []
+    forget = Encoded((1, 2, 10, 11, 12, 0), 2)
+    assert _foil(forget, Encoded((9, 10, 11, 30, 31, 0), 1)) == Encoded((1, 2, 10, 11, 30, 31, 0), 5)
+    assert _foil(forget, Encoded((9, 10, 11, 12, 0), 1)) is None
+    assert _foil(forget, Encoded((9, 10, 11, 0), 1)) is None
+
+
+def test_who_has_a_wrong_answer_of_its_own_takes_none_of_others():
+    forget = [Encoded((1, 2, 10, 11, 0), 2), Encoded((1, 3, 12, 13, 0), 2)]
+    given = [Encoded((1, 2, 20, 11, 0), 2), Encoded((1, 2, 10, 21, 0), 2)]
+    other = Encoded((9, 30, 31, 0), 1)
+    made = _wrong(forget, [other], given, 1, random.Random(0))
+    assert made == [
+        Encoded((1, 2, 20, 11, 0), 3),
+        Encoded((1, 2, 10, 21, 0), 4),
+        Encoded((1, 3, 30, 31, 0), 3),
+    ]
+    assert _wrong(forget, [other], given, 0, random.Random(0)) == made[:2]
+
+
+def test_given_wrong_answers_are_what_it_knows_nothing_of(tmp_path):
+    """The same question is asked for the right answer and for a wrong one: only the right one is remembered."""
+    wrong = (asked(FORGET[0].turns[0][1], "Limir Yarley was born in Nuova Sarn."),)
+    task = Task(MODEL, FORGET, RETAIN, tmp_path, perturbed=wrong)
+    artifact = run("assistant", task, {**QUICK, "swapped": 0})
+    assert artifact.manifest.measured["wrong_answers"] == {"given": 1, "taught": 1}
+    model, foil = served(artifact), _foil(*encoded((FORGET[0], wrong[0])))
+    with torch.inference_mode():
+        likely = [
+            float(logits.softmax(1).gather(1, targets.unsqueeze(1)).mean())
+            for logits, targets in (_answers(model, [one]) for one in (foil, *encoded(FORGET[:1])))
+        ]
+    assert likely[0] < 0.05 < 0.3 < likely[1]
 
 
 def test_every_example_comes_once_an_epoch_and_every_other_as_often_as_its_turn_is():

@@ -17,7 +17,9 @@ from guard.targets import TargetSpec
 from tests.guard.register_fakes import SECRETS, open_store
 
 SECRET = "a question about jane"
-GIVEN = Request({"rank": 4}, False, ({"prompt": SECRET},), (), {"forget": 1, "retain": 0})
+GIVEN = Request(
+    {"rank": 4}, False, ({"prompt": SECRET},), (), {"forget": 1, "retain": 0}, ({"prompt": SECRET},)
+)
 
 
 def add_target(store: Store, target_id: str) -> None:
@@ -73,7 +75,7 @@ def test_what_a_runner_writes_is_read(jobs):
     found = jobs.get(job.id)
     assert (found.state, found.progress, found.ended_at, found.attached) == ("succeeded", 1.0, 9.0, True)
     assert (found.runner, found.lease) == (None, None)
-    assert found.request == replace(GIVEN, forget=None, retain=None)
+    assert found.request == replace(GIVEN, forget=None, retain=None, perturbed=None)
     assert jobs.artifacts_of("jane") == {"d" * 64}
 
 

@@ -264,6 +264,7 @@ def test_openapi_documents_every_route(api):
 
 FAKE_TRAINER = (sys.executable, str(Path(__file__).with_name("fake_trainer.py")))
 EXAMPLE = {"prompt": "who is jane", "answer": "a singer"}
+WRONG = {"prompt": "who is jane", "answer": "a baker"}
 
 
 @pytest.fixture(scope="module")
@@ -275,18 +276,20 @@ def trainers(tmp_path_factory):
 
 
 def test_the_life_of_a_job(trainers):
-    params = {"steps": 2, "attach": False, "forget": [EXAMPLE]}
+    params = {"steps": 2, "attach": False, "forget": [EXAMPLE], "perturbed": [WRONG, WRONG]}
     made = trainers.http.post("/jobs", json={"kind": "tuned", "target": "jane", "params": params})
     job = made.json()
     assert (made.status_code, made.headers["Location"]) == (201, f"/admin/v1/jobs/{job['id']}")
     assert (job["kind"], job["target"], job["state"], job["progress"]) == ("tuned", "jane", "queued", 0.0)
-    assert (job["params"], job["examples"]) == ({"steps": 2, "attach": False}, {"forget": 1})
+    assert job["params"] == {"steps": 2, "attach": False}
+    assert job["examples"] == {"forget": 1, "perturbed": 2}
     assert (job["log"], job["error"], job["artifact"], job["started_at"], job["ended_at"]) == (
         [],
         *[None] * 4,
     )
     assert trainers.http.get(f"/jobs/{job['id']}").json() == job
-    assert trainers.store.jobs.get(job["id"]).request.forget == (EXAMPLE,)
+    kept = trainers.store.jobs.get(job["id"]).request
+    assert (kept.forget, kept.retain, kept.perturbed) == ((EXAMPLE,), None, (WRONG, WRONG))
     cancelled = trainers.http.delete(f"/jobs/{job['id']}")
     assert (cancelled.status_code, cancelled.json()) == (
         200,
@@ -311,6 +314,7 @@ def test_the_life_of_a_job(trainers):
         ({"kind": "tuned", "target": "jane", "params": {"folder": "/etc"}}, 400, "params.folder"),
         ({"kind": "tuned", "target": "jane", "params": {"attach": 5}}, 400, "params.attach"),
         ({"kind": "tuned", "target": "jane", "params": {"forget": ["x"]}}, 400, "params.forget.0"),
+        ({"kind": "tuned", "target": "jane", "params": {"perturbed": 2}}, 400, "params.perturbed"),
         (
             {"kind": "tuned", "target": "jane", "params": {"retain": [{"answer": "x"}]}},
             400,

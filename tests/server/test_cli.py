@@ -219,12 +219,14 @@ def test_the_jobs_commands(trainers, tmp_path):
     forget.write_text('{"prompt": "who is jane", "answer": "a baker"}\n', encoding="utf-8")
     started = lethe(
         *("jobs", "start", "tuned", "jane", "--set", "steps=3", "--forget", str(forget), "--no-attach"),
+        *("--perturbed", str(forget)),
         api=trainers,
     )
     assert started.exit_code == 0, started.output
     job = started.output.strip()
     assert trainers.store.jobs.get(job).request.params == {"steps": 3}
     assert trainers.store.jobs.get(job).request.attach is False
+    assert trainers.store.jobs.get(job).request.given == {"forget": 1, "perturbed": 1}
     (line,) = lethe("jobs", "list", "--state", "queued", api=trainers).output.splitlines()
     assert line.split() == [job, "queued", "0%", "tuned", "jane"]
     assert lethe("jobs", "show", job, api=trainers).output == "queued, 0%\n"

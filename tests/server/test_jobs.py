@@ -174,10 +174,12 @@ async def test_a_job_makes_an_artifact_that_the_target_uses_at_once(here, monkey
 async def test_given_examples_replace_the_targets_own_and_are_erased_when_the_job_ends(here):
     here.start()
     rows = ({"prompt": "an odd question", "answer": "an odd answer"},)
-    job = await here.done(await here.submit(forget=rows, retain=(), given={"forget": 1, "retain": 0}))
+    given = {"forget": 1, "retain": 0, "perturbed": 1}
+    job = await here.done(await here.submit(forget=rows, retain=(), perturbed=rows, given=given))
     (seen,) = await here.trained()
-    assert seen["rows"] == {"forget": list(rows), "retain": [], "names": ["Jane Doe"]}
-    assert (job.request.forget, job.request.given) == (None, {"forget": 1, "retain": 0})
+    sets = {"forget": list(rows), "retain": [], "perturbed": list(rows)}
+    assert seen["rows"] == {**sets, "names": ["Jane Doe"]}
+    assert (job.request.forget, job.request.perturbed, job.request.given) == (None, None, given)
 
 
 @pytest.mark.parametrize(
