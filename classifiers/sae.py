@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
 
+from classifiers import sae_report
 from classifiers.activations import chosen_tokens, collect, layers_of, load_model
 from classifiers.base import Params, Task, Trainer
 from classifiers.data import Example, digest, encode
@@ -52,6 +53,8 @@ class SaeParams(Params):
     exact: keep the whole encoder of a TopK autoencoder, so that a feature is active exactly when it is there;
         otherwise each feature gets a threshold above which it is active equally often.
     tokens: at most so many of each set are read.
+    report: a page that shows where the chosen features are most active. It holds text of the examples, so it must not
+        lie in the artifact.
     """
 
     layer: int = Field(ge=0)
@@ -66,6 +69,7 @@ class SaeParams(Params):
     ratio_percentile: float = Field(95.0, ge=0.0, lt=100.0)
     exact: bool = False
     tokens: Count = 500_000
+    report: Path | None = None
 
 
 class Sae(Trainer):
@@ -79,19 +83,26 @@ class Sae(Trainer):
             raise BadRequest(
                 "Features are chosen by what forget and retain examples do to them; both are needed."
             )
+        if params.report is not None and params.report.resolve().is_relative_to(task.out.resolve()):
+            raise BadRequest("The report holds text of the examples; write it somewhere beside the artifact.")
         model, tokenizer = load_model(task.model)
         (layer,) = layers_of(model, [params.layer])
         task.progress.report(0.0, "reading the examples")
-        forget = _residuals(model, tokenizer, task.forget, layer, params.tokens)
-        retain = _residuals(model, tokenizer, task.retain, layer, params.tokens)
-        sae = _autoencoder(params, forget, retain, task)
+        forget = residuals_of(model, tokenizer, task.forget, layer, params.tokens)
+        retain = residuals_of(model, tokenizer, task.retain, layer, params.tokens)
+        sae = autoencoder(params, forget, retain, task)
         task.progress.report(_SHARES[1], "choosing features")
         index = choose(
             mean_squares(sae, forget), mean_squares(sae, retain), params.choose, params.ratio_percentile
         )
         tensors, facts = export(sae, index, forget, retain, exact=params.exact)
         measured = _measured(sae, index, tensors, facts, forget, retain)
-        found, gated = gate(SaeClamp().load(tensors, facts), model, tokenizer, task, layer)
+        features = SaeClamp().load(tensors, facts)
+        found, gated = gate(features, model, tokenizer, task, layer)
+        if params.report is not None:
+            sets = {"forget": task.forget, "retain": task.retain}
+            shown = sae_report.look(features, index.tolist(), model, tokenizer, sets, layer)
+            sae_report.write(params.report, shown, layer)
         return artifacts.write(
             task.out,
             "sae_clamp",
@@ -101,7 +112,7 @@ class Sae(Trainer):
             measured={**measured, **gated},
             trained={
                 "trainer": "sae",
-                "params": params.model_dump(mode="json", exclude={"sae"}),
+                "params": params.model_dump(mode="json", exclude={"sae", "report"}),
                 "forget": digest(task.forget),
                 "retain": digest(task.retain),
             },
@@ -202,20 +213,34 @@ def _measured(
     features = SaeClamp().load(tensors, facts)
     hot = {name: (features.active(x) > 0).any(dim=1) for name, x in (("forget", forget), ("retain", retain))}
     both = torch.cat([forget, retain])
-    error, l0, truly = 0.0, 0.0, []
-    with torch.no_grad():
-        for x, z in zip(both.split(_ROWS), _encoded(sae, both), strict=True):
-            error += float((sae.decode(z) - x).pow(2).sum())
-            l0 += float((z != 0).sum())
-            truly.append((z[:, index] > 0).any(dim=1))
-    said, true = torch.cat([hot["forget"], hot["retain"]]), torch.cat(truly)
+    said = torch.cat([hot["forget"], hot["retain"]])
+    true = torch.cat([(z[:, index] > 0).any(dim=1) for z in _encoded(sae, both)])
+    explained, active = fidelity(sae, both)
     return {
         "tokens": {"forget": len(forget), "retain": len(retain)},
-        "explained_variance": round(1 - error / float((both - both.mean(dim=0)).pow(2).sum()), 4),
-        "active_features": round(l0 / len(both), 2),
+        "explained_variance": round(explained, 4),
+        "active_features": round(active, 2),
         "hot_tokens": {name: round(float(found.float().mean()), 4) for name, found in hot.items()},
         "hot_overlap": round(float((said & true).sum() / (said | true).sum().clamp(min=1)), 4),
     }
+
+
+def fidelity(sae: Any, residuals: torch.Tensor) -> tuple[float, float]:
+    """The share of the variance of `residuals` [tokens, width] that the autoencoder explains, and how many features are
+    active at a token (L0)."""
+    import torch
+
+    error, count = 0.0, 0
+    with torch.no_grad():
+        for x, z in zip(residuals.split(_ROWS), _encoded(sae, residuals), strict=True):
+            error += float((sae.decode(z) - x).pow(2).sum())
+            count += int((z != 0).sum())
+    return 1 - error / float((residuals - residuals.mean(dim=0)).pow(2).sum()), count / len(residuals)
+
+
+def frequency(sae: Any, residuals: torch.Tensor) -> torch.Tensor:
+    """The share of rows of `residuals` [tokens, width] at which each feature is active: [features], float64."""
+    return sum((part > 0).double().sum(dim=0) for part in _encoded(sae, residuals)) / len(residuals)
 
 
 def gate(
@@ -251,7 +276,7 @@ def _encoded(sae: Any, residuals: torch.Tensor) -> Iterator[torch.Tensor]:
             yield sae.encode(part)
 
 
-def _residuals(
+def residuals_of(
     model: Any, tokenizer: Any, examples: Sequence[Example], layer: int, limit: int
 ) -> torch.Tensor:
     """Residuals [tokens, width] behind `layer` over all tokens but each example's first, `limit` at most."""
@@ -266,7 +291,7 @@ def _residuals(
     return torch.cat(parts)[:limit]
 
 
-def _autoencoder(params: SaeParams, forget: torch.Tensor, retain: torch.Tensor, task: Task) -> Any:
+def autoencoder(params: SaeParams, forget: torch.Tensor, retain: torch.Tensor, task: Task) -> Any:
     """The given one, or one that is trained, and saved where it was looked for; SAELens' inference class.
 
     Raises:

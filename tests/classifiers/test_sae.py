@@ -9,11 +9,15 @@ from typing import Any
 import pytest
 import torch
 
-from classifiers.base import Task, run
-from classifiers.sae import choose, export, gate, mean_squares
+from classifiers import sae_report
+from classifiers.activations import load_model
+from classifiers.base import Task, run, schemas
+from classifiers.data import encode
+from classifiers.sae import choose, export, fidelity, frequency, gate, mean_squares
 from guard.errors import BadRequest
 from guard.interventions.gates import Limits
 from guard.interventions.sae_clamp import SaeClamp, normalised
+from server.jobs import check_params
 from tests.classifiers.tiny import FORGET, KNOWN, save_model
 
 WIDTH, FEATURES = 16, 64
@@ -121,6 +125,22 @@ def test_features_are_scored_by_their_average_square() -> None:
     assert mean_squares(Given(), activations).tolist() == [5.0, 2.0]
 
 
+def test_fidelity_and_frequency_are_those_of_the_activations() -> None:
+    class Halves:
+        """Reads the first column alone, and only where it is above 1."""
+
+        def encode(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.where(x > 1, x, 0.0) * torch.tensor([1.0, 0.0])
+
+        def decode(self, z: torch.Tensor) -> torch.Tensor:
+            return z
+
+    x = torch.tensor([[3.0, 1.0], [0.0, 1.0], [3.0, 1.0], [2.0, 5.0]])
+    explained, active = fidelity(Halves(), x)
+    assert explained == pytest.approx(1 - 28 / 18) and active == 0.75
+    assert frequency(Halves(), x).tolist() == [0.75, 0.0]
+
+
 def test_chosen_are_the_strongest_among_the_telling() -> None:
     forget = torch.tensor([9.0, 5.0, 4.0, 3.0, 0.0, 0.0, 0.0, 0.0])
     retain = torch.tensor([9.0, 0.1, 0.2, 0.0, 1.0, 1.0, 1.0, 1.0])
@@ -179,8 +199,7 @@ def test_it_needs_both_sets(model: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("apart", [True, False])
 def test_a_gate_is_calibrated_where_the_features_tell_the_sets_apart(model: Path, apart: bool) -> None:
     """The one feature stands for a token that only the forget examples have, or for one that only the others have."""
-    from classifiers.activations import collect, load_model
-    from classifiers.data import encode
+    from classifiers.activations import collect
 
     loaded, tokenizer = load_model(model)
     word = tokenizer.convert_tokens_to_ids("jane" if apart else "baker")
@@ -202,3 +221,75 @@ def test_a_gate_is_calibrated_where_the_features_tell_the_sets_apart(model: Path
         "gate_fires": {"forget": 1.0, "retain": 0.0},
         "gate_examples": {"forget": 4, "retain": 4},
     }
+
+
+def test_a_report_shows_each_feature_where_it_is_most_active(model: Path) -> None:
+    """One feature is a column of the residual, one its negative, one is never active."""
+    loaded, tokenizer = load_model(model)
+
+    class Columns:
+        def active(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.stack([x[:, 3].relu(), (-x[:, 3]).relu(), 0 * x[:, 3]], dim=1)
+
+    sets = {"forget": FORGET, "retain": KNOWN}
+    up, down, never = sae_report.look(Columns(), [30, 7, 9], loaded, tokenizer, sets, 1)
+    values: dict[tuple[str, str], tuple[float, str]] = {}
+    signs = {"forget": [0, 0, 0], "retain": [0, 0, 0]}
+    for name, examples in sets.items():
+        for example in examples:
+            ids = encode(tokenizer, example).ids
+            with torch.no_grad():
+                seen = behind_the_last_layer(loaded, ids)[1:, 3]
+            for sign, kept in ((seen > 0, 0), (seen < 0, 1), (seen == seen, 2)):
+                signs[name][kept] += int(sign.sum())
+            peak = int(seen.argmax())
+            values[name, example.turns[0][1]] = float(seen[peak]), tokenizer.decode([ids[peak + 1]])
+    assert [up.index, down.index, never.index] == [30, 7, 9]
+    assert up.active == {name: pytest.approx(n / total) for name, (n, _, total) in signs.items()}
+    assert down.active == {name: pytest.approx(n / total) for name, (_, n, total) in signs.items()}
+    assert never.strongest == [] and set(never.active.values()) == {0.0}
+    peaks = [(value, name, token) for (name, _), (value, token) in values.items() if value > 0]
+    expected = sorted(peaks, reverse=True)
+    assert 1 < len(expected) < len(values)
+    found = [(shown.activation, shown.of, shown.token) for shown in up.strongest]
+    assert [one[1:] for one in found] == [one[1:] for one in expected]
+    assert [one[0] for one in found] == pytest.approx([one[0] for one in expected], abs=1e-5)
+    first = up.strongest[0]
+    asked = max(values, key=lambda key: values[key][0])[1]
+    assert f"{first.before} {first.token} {first.behind}".split()[: len(asked.split())] == asked.split()
+
+
+def behind_the_last_layer(model: Any, ids: tuple[int, ...]) -> torch.Tensor:
+    """[tokens, width], before the final norm."""
+    seen: list[torch.Tensor] = []
+    hook = model.model.layers[-1].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    model(torch.tensor([ids]))
+    hook.remove()
+    return seen[0].reshape(len(ids), -1)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_report_has_the_text_and_the_artifact_has_none(lens: Any, model: Path, tmp_path: Path) -> None:
+    page = tmp_path / "pages" / "features.html"
+    made = run("sae", Task(model, FORGET, KNOWN, tmp_path / "out"), {**QUICK, "report": page})
+    text = page.read_text(encoding="utf-8")
+    assert "<mark>" in text and "jane" in text
+    assert all(f"<h2>{number}</h2>" in text for number in made.manifest.facts["features"])
+    for path in made.folder.iterdir():
+        assert b"jane" not in path.read_bytes() and str(tmp_path).encode() not in path.read_bytes()
+
+
+def test_the_report_does_not_lie_in_the_artifact_and_no_job_writes_one(model: Path, tmp_path: Path) -> None:
+    task = Task(model, FORGET, KNOWN, tmp_path / "out")
+    with pytest.raises(BadRequest, match="beside the artifact"):
+        run("sae", task, {**QUICK, "report": tmp_path / "out" / "features.html"})
+    assert not (tmp_path / "out").exists()
+    with pytest.raises(BadRequest, match="no parameter 'report'"):
+        check_params("sae", {"layer": 1, "report": "features.html"}, schemas())
+
+
+def test_what_examples_say_is_text_on_the_page(tmp_path: Path) -> None:
+    shown = sae_report.Shown(1.0, "forget", "<b>", "a&b", "<script>")
+    sae_report.write(tmp_path / "page.html", [sae_report.Feature(4, {"forget": 0.5}, [shown])], 2)
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "&lt;b&gt;<mark>a&amp;b</mark>&lt;script&gt;" in text and "50.00%" in text and "layer 2" in text
