@@ -1,31 +1,32 @@
 """Trains `lora_adapter`: a LoRA adapter that unlearns the forget set and keeps the retain set.
 
-The loss is gamma * L_forget + alpha * L_retain, with the likelihood of the retain answers as L_retain. The families of
-L_forget stand in one table:
-
-idk: likelihood of refusals, taken from the retain set, as answers to the forget prompts (TOFU, arXiv 2401.06121);
-graddiff: the likelihood of the forget answers, turned round;
-npo: negative preference optimisation against the model itself (arXiv 2404.05868);
-simnpo: the same without a reference, by token (arXiv 2410.07163).
+What is minimised is gamma * L_forget + retain_weight * L_retain. The losses, their retain halves and the ways in which
+the gradients of both meet are the tables of `classifiers.losses`; where the adapter edits is in `classifiers.places`,
+and one of two ways to start it in `classifiers.fila`.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 
+from classifiers import fila
 from classifiers.base import Params, Task, Trainer
 from classifiers.checkpoints import Checkpoint
 from classifiers.data import Encoded, Example, digest, encode
+from classifiers.losses import HALVES, ChosenHalf, ChosenLoss, ChosenUpdate, Half, Idk, Nothing, Sum
+from classifiers.losses.base import Pair, Step, answers
+from classifiers.losses.updates import slope, uphill
+from classifiers.places import ChosenAttribution, Layers, Sensed, linear_layers, sensed
 from guard import artifacts
 from guard.artifacts import Artifact
 from guard.errors import BadRequest
@@ -37,75 +38,61 @@ WEIGHTS = "adapter_model.safetensors"
 _SAMPLE = 200  # examples of each set that are measured
 _REFUSALS = 8  # of the retain set, the most frequent
 _AT_ONCE = 64
-_IGNORED = -100
 _SHARES = (0.1, 0.9)  # of the whole time, when the steps begin and end
+T = TypeVar("T")
 
 
 class AdapterParams(Params):
     """How it is trained.
 
-    loss: a family of the table; beta: its temperature, only of npo and simnpo; gamma, retain_weight: weights of the
-    two halves. rank, scaling: of the adapter, which adds scaling * B A; modules: the linear layers that get one.
-    steps of `batch` forget and as many retain examples each; max_tokens: longer examples lose their end.
+    loss: the forget half, a name or an object of name and parameters; retain: the retain half, by default that of the
+    loss's paper; gamma, retain_weight: their weights; update: how their gradients meet; sam: how far uphill the forget
+    gradient is taken, 0 for where the weights are. rank, scaling: of the adapter, which adds scaling * B A; init:
+    `zero` (B is 0) or `fila`, which doubles the rank that is served. modules, layers: the linear layers that get one;
+    attribution: only those of them where what must go shows. steps of `batch` forget and as many retain examples each;
+    max_tokens: longer examples lose their end.
     """
 
-    loss: Literal["idk", "graddiff", "npo", "simnpo"] = "idk"
-    beta: float | None = Field(None, gt=0)
+    loss: ChosenLoss = Idk()
+    retain: ChosenHalf | None = None
     gamma: float = Field(1.0, gt=0)
     retain_weight: float = Field(1.0, ge=0)
+    update: ChosenUpdate = Sum()
+    sam: float = Field(0.0, ge=0)
     rank: int = Field(4, ge=1, le=256)
     scaling: float = Field(2.0, gt=0)
+    init: Literal["zero", "fila"] = "zero"
     modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    layers: Layers = "all"
+    attribution: ChosenAttribution | None = None
     steps: int = Field(300, ge=1)
     batch: int = Field(16, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
     max_tokens: int = Field(512, ge=8)
 
+    @property
+    def half(self) -> Half:
+        return self.retain if self.retain is not None else HALVES[self.loss.half]()
+
+    @property
+    def senses(self) -> bool:
+        """Whether gradients are taken before anything is trained."""
+        return self.attribution is not None or self.init == "fila"
+
+    @property
+    def served_rank(self) -> int:
+        return 2 * self.rank if self.init == "fila" else self.rank
+
 
 @dataclass(frozen=True, slots=True)
-class Likelihood:
-    """Of each example's answer: `nll` [n] summed over its tokens, and `tokens` [n], their number."""
+class Places:
+    """The linear layers that get a pair of matrices: their whole names, and how the adapter's configuration names them;
+    and the gradients on both sets there, where they were taken."""
 
-    nll: torch.Tensor
-    tokens: torch.Tensor
-
-
-ForgetLoss = Callable[[Likelihood, Likelihood | None, float], torch.Tensor]
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """One forget loss: on refusals or on the true answers, with the untouched model as a reference or without."""
-
-    loss: ForgetLoss
-    refusals: bool = False
-    reference: bool = False
-    beta: float = 1.0
-
-
-def _idk(own: Likelihood, _: Likelihood | None, beta: float) -> torch.Tensor:
-    return own.nll.sum() / own.tokens.sum()
-
-
-def _graddiff(own: Likelihood, _: Likelihood | None, beta: float) -> torch.Tensor:
-    return -own.nll.sum() / own.tokens.sum()
-
-
-def _npo(own: Likelihood, reference: Likelihood | None, beta: float) -> torch.Tensor:
-    assert reference is not None
-    return -2 / beta * F.logsigmoid(beta * (own.nll - reference.nll)).mean()
-
-
-def _simnpo(own: Likelihood, _: Likelihood | None, beta: float) -> torch.Tensor:
-    return -2 / beta * F.logsigmoid(beta * own.nll / own.tokens).mean()
-
-
-FAMILIES = {
-    "idk": Family(_idk, refusals=True),
-    "graddiff": Family(_graddiff),
-    "npo": Family(_npo, reference=True, beta=0.1),
-    "simnpo": Family(_simnpo, beta=4.5),
-}
+    targets: tuple[str, ...]
+    modules: tuple[str, ...]
+    forget: Sensed | None = None
+    retain: Sensed | None = None
 
 
 class Adapter(Trainer):
@@ -115,96 +102,98 @@ class Adapter(Trainer):
         """Write an adapter in PEFT's format.
 
         Raises:
-            BadRequest: there are no forget examples with answers, no retain examples with answers, or, for `idk`,
-                no refusals among these.
+            BadRequest: there are no forget examples with answers; no retain examples with answers or, where the loss
+                aims at refusals, no refusals among these, and they are needed; or the model has no such place.
         """
         from peft import get_peft_model_state_dict
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(task.model, local_files_only=True)
-        forget, retain = _answered(task.forget, "forget"), _answered(task.retain, "retain")
-        model = AutoModelForCausalLM.from_pretrained(task.model, dtype=torch.float32, local_files_only=True)
-        aims = _aims(model, tokenizer, forget, retain, params)
-        with torch.random.fork_rng():
-            torch.manual_seed(params.seed)
-            adapted = _adapted(model, params)
+        forget, retain = (
+            _answered(task.forget, "forget"),
+            _answered(task.retain, "retain", _needs_retain(params)),
+        )
+        model = AutoModelForCausalLM.from_pretrained(
+            task.model, dtype=torch.float32, local_files_only=True
+        ).eval()
+        pairs = _pairs(model, tokenizer, forget, retain, params)
+        kept = _encoded(tokenizer, retain, params)
+        places = _places(model, [pair.answer for pair in pairs], kept, params)
+        adapted = _adapted(model, places, params)
         measure = _Measure(adapted, tokenizer, forget, retain, params)
         task.progress.report(_SHARES[0] / 2, "measuring before")
         with adapted.disable_adapter():
             before = measure()
-        _fit(adapted, _encoded(tokenizer, aims, params), _encoded(tokenizer, retain, params), params, task)
+        _fit(adapted, pairs, kept, params, task)
         task.progress.report(_SHARES[1], "measuring after")
         after = measure()
         measured = {**{f"{k}_before": v for k, v in before.items()}, **after, **measure.sizes}
         write_peft(
             task.out,
             get_peft_model_state_dict(adapted),
-            rank=params.rank,
+            rank=params.served_rank,
             scaling=params.scaling,
-            modules=params.modules,
+            modules=places.modules,
         )
         return artifacts.write(
             task.out,
             "lora_adapter",
             artifacts.weights_digest(task.model),
-            facts={"rank": params.rank, "modules": list(params.modules)},
+            facts={"rank": params.served_rank, "modules": list(places.modules)},
             measured=measured,
             trained={
                 "trainer": "adapter",
-                "params": params.model_dump(),
+                "params": params.model_dump(mode="json"),
                 "forget": digest(task.forget),
                 "retain": digest(task.retain),
             },
         )
 
 
-def _answered(examples: Sequence[Example], what: str) -> list[Example]:
+def _needs_retain(params: AdapterParams) -> bool:
+    """Raises BadRequest: the update needs a retain half, and there is none."""
+    without = isinstance(params.half, Nothing)
+    if without and params.update.retain:
+        raise BadRequest(f"'{params.update.name}' needs a retain half; name one in `retain`.")
+    return not without or params.senses or params.loss.aims != "none"
+
+
+def _answered(examples: Sequence[Example], what: str, needed: bool = True) -> list[Example]:
     found = [example for example in examples if example.answer]
-    if not found:
+    if needed and not found:
         raise BadRequest(f"The adapter needs {what} examples with answers.")
     return found
 
 
-@torch.no_grad()
-def _aims(
+def _pairs(
     model: Any, tokenizer: Any, forget: list[Example], retain: list[Example], params: AdapterParams
-) -> list[Example]:
-    """The examples that the forget loss looks at. A refusal is the one that the model itself finds likeliest there,
-    so that a book is not refused in the words for a person."""
-    if not FAMILIES[params.loss].refusals:
-        return forget
+) -> list[Pair]:
+    """The forget examples with what they aim at: nothing, the refusal that the model itself finds likeliest there, so
+    that a book is not refused in the words for a person, or each of several."""
+    if params.loss.aims == "none":
+        return [Pair(answer) for answer in _encoded(tokenizer, forget, params)]
     counted = Counter(example.answer for example in retain if is_refusal(example.answer))
     if not counted:
         raise BadRequest(
-            "The loss 'idk' takes its answers from refusals in the retain set, and there are none."
+            f"The loss '{params.loss.name}' takes its aims from refusals in the retain set, and there are none."
         )
     refusals = [text for text, _ in counted.most_common(_REFUSALS)]
-    costs = [_cost(model, tokenizer, [replace(e, answer=text) for e in forget]) for text in refusals]
-    best = torch.stack(costs).argmin(dim=0).tolist()
-    return [replace(example, answer=refusals[i]) for example, i in zip(forget, best, strict=True)]
+    aims: Sequence[Sequence[str]] = [refusals] * len(forget)
+    if params.loss.aims == "refusal":
+        costs = [_cost(model, tokenizer, [replace(e, answer=text) for e in forget]) for text in refusals]
+        aims = [[refusals[i]] for i in torch.stack(costs).argmin(dim=0).tolist()]
+    wanted = [(example, aim) for example, own in zip(forget, aims, strict=True) for aim in own]
+    true = _encoded(tokenizer, [example for example, _ in wanted], params)
+    instead = _encoded(tokenizer, [replace(example, answer=aim) for example, aim in wanted], params)
+    return [Pair(answer, aim) for answer, aim in zip(true, instead, strict=True)]
 
 
+@torch.no_grad()
 def _cost(model: Any, tokenizer: Any, examples: list[Example]) -> torch.Tensor:
     """[n]: mean negative log-likelihood of each answer's tokens."""
     encoded = [encode(tokenizer, example) for example in examples]
-    sums = [likelihood(model, encoded[i : i + _AT_ONCE]) for i in range(0, len(encoded), _AT_ONCE)]
-    return torch.cat([s.nll / s.tokens for s in sums])
-
-
-def _adapted(model: Any, params: AdapterParams) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    config = LoraConfig(
-        r=params.rank,
-        lora_alpha=params.scaling * params.rank,  # type: ignore[arg-type]
-        lora_dropout=0.0,
-        target_modules=list(params.modules),
-        task_type="CAUSAL_LM",
-    )
-    try:
-        return get_peft_model(model, config)
-    except ValueError:
-        raise BadRequest(f"The model has no linear layers called {', '.join(params.modules)}.") from None
+    read = [answers(model, encoded[i : i + _AT_ONCE]) for i in range(0, len(encoded), _AT_ONCE)]
+    return torch.cat([one.averaged(one.nll) for one in read])
 
 
 def _encoded(tokenizer: Any, examples: Sequence[Example], params: AdapterParams) -> list[Encoded]:
@@ -215,20 +204,51 @@ def _encoded(tokenizer: Any, examples: Sequence[Example], params: AdapterParams)
     ]
 
 
-def _fit(model: Any, aims: list[Encoded], retain: list[Encoded], params: AdapterParams, task: Task) -> None:
+def _places(model: Any, forget: list[Encoded], retain: list[Encoded], params: AdapterParams) -> Places:
+    weights = linear_layers(model, params.modules, params.layers)
+    targets, own, other = tuple(weights), None, None
+    if params.senses:
+        own, other = (sensed(model, weights, examples, params.seed) for examples in (forget, retain))
+    if params.attribution is not None:
+        assert own is not None and other is not None
+        targets = params.attribution.choose(weights, own, other)
+    everywhere = targets == tuple(linear_layers(model, params.modules, "all"))
+    return Places(targets, params.modules if everywhere else targets, own, other)
+
+
+def _adapted(model: Any, places: Places, params: AdapterParams) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=params.served_rank,
+        lora_alpha=params.scaling * params.served_rank,  # type: ignore[arg-type]
+        lora_dropout=0.0,
+        target_modules=list(places.targets),
+        task_type="CAUSAL_LM",
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(params.seed)
+        adapted = get_peft_model(model, config)
+    if params.init == "fila":
+        assert places.forget is not None and places.retain is not None
+        fila.start(
+            adapted, places.targets, places.forget, places.retain, params.rank, params.scaling, params.seed
+        )
+    return adapted.eval()
+
+
+def _fit(model: Any, pairs: list[Pair], retain: list[Encoded], params: AdapterParams, task: Task) -> None:
     """Goes on from the task's checkpoint. The order of the examples follows from the seed: it is run through up to
-    the step that was reached."""
-    family = FAMILIES[params.loss]
-    beta = params.beta or family.beta
+    the step that was reached. The model stays in evaluation mode, since with dropout it would not be what it was before
+    even where nothing has changed."""
     trained = [p for p in model.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=params.learning_rate, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, params.learning_rate, total_steps=params.steps)
-    forget_batches = _batches(aims, params.batch, params.seed)
+    forget_batches = _batches(pairs, params.batch, params.seed)
     retain_batches = _batches(retain, params.batch, params.seed + 1)
-    start = _resumed(model, optimizer, schedule, task.checkpoint)
+    start, memory = _resumed(model, optimizer, schedule, task.checkpoint)
     for _ in range(start):
         next(forget_batches), next(retain_batches)
-    model.train()
     for step in range(start, params.steps):
         begin, end = _SHARES
         task.progress.report(begin + (end - begin) * step / params.steps, "training")
@@ -239,69 +259,60 @@ def _fit(model: Any, aims: list[Encoded], retain: list[Encoded], params: Adapter
                     "weights": _trained(model),
                     "optimizer": optimizer.state_dict(),
                     "schedule": schedule.state_dict(),
+                    "update": memory,
                 }
             )
-        batch = next(forget_batches)
-        own = likelihood(model, batch)
-        loss = params.gamma * family.loss(own, _reference(model, batch) if family.reference else None, beta)
-        kept = likelihood(model, next(retain_batches))
-        loss = loss + params.retain_weight * kept.nll.sum() / kept.tokens.sum()
-        optimizer.zero_grad()
-        loss.backward()
+        batches = Step(model, next(forget_batches), next(retain_batches), params.seed)
+        for weight, gradient in zip(trained, _gradient(batches, trained, params, memory), strict=True):
+            weight.grad = gradient
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         schedule.step()
-    model.eval()
 
 
-def _resumed(model: Any, optimizer: Any, schedule: Any, checkpoint: Checkpoint) -> int:
-    """Steps that were done before; all three are as they were then."""
+def _gradient(
+    step: Step, trained: list[torch.Tensor], params: AdapterParams, memory: dict[str, Any]
+) -> list[torch.Tensor]:
+    """Of what is minimised. One half is done with before the other is read."""
+    forget = slope(params.loss(step), trained)
+    if params.sam:
+        with uphill(trained, forget, params.sam):
+            forget = slope(params.loss(step.again()), trained)
+    if isinstance(params.half, Nothing):
+        return [params.gamma * g for g in forget]
+    retain = slope(params.half(step), trained)
+    forget, retain = params.update(forget, retain, memory)
+    return [params.gamma * f + params.retain_weight * r for f, r in zip(forget, retain, strict=True)]
+
+
+def _resumed(model: Any, optimizer: Any, schedule: Any, checkpoint: Checkpoint) -> tuple[int, dict[str, Any]]:
+    """Steps that were done before, and what the update remembers; the three are as they were then."""
     state = checkpoint.load()
     if state is None:
-        return 0
+        return 0, {}
     with torch.no_grad():
         for name, tensor in _trained(model).items():
             tensor.copy_(state["weights"][name])
     optimizer.load_state_dict(state["optimizer"])
     schedule.load_state_dict(state["schedule"])
-    return int(state["step"])
+    return int(state["step"]), state["update"]
 
 
 def _trained(model: Any) -> dict[str, torch.Tensor]:
     return {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
 
-def _batches(examples: list[Encoded], size: int, seed: int) -> Iterator[list[Encoded]]:
-    """Endless batches, each example as often as every other."""
+def _batches(examples: Sequence[T], size: int, seed: int) -> Iterator[list[T]]:
+    """Endless batches, each example as often as every other; empty ones of none."""
+    if not examples:
+        yield from itertools.repeat([])
     shuffle = random.Random(seed)
-    waiting: list[Encoded] = []
+    waiting: list[T] = []
     while True:
         while len(waiting) < size:
             waiting += shuffle.sample(examples, len(examples))
         yield waiting[:size]
         waiting = waiting[size:]
-
-
-def likelihood(model: Any, batch: Sequence[Encoded]) -> Likelihood:
-    """Of the answers in `batch`, under `model`."""
-    longest = max(len(one.ids) for one in batch)
-    ids = torch.zeros(len(batch), longest, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    labels = torch.full_like(ids, _IGNORED)
-    for row, one in enumerate(batch):
-        found = torch.tensor(one.ids)
-        ids[row, : len(found)], mask[row, : len(found)] = found, 1
-        labels[row, one.answer_at : len(found)] = found[one.answer_at :]
-    logits = model(input_ids=ids, attention_mask=mask).logits[:, :-1]
-    target = labels[:, 1:]
-    nll = F.cross_entropy(logits.transpose(1, 2), target, ignore_index=_IGNORED, reduction="none").sum(dim=1)
-    return Likelihood(nll, (target != _IGNORED).sum(dim=1))
-
-
-@torch.no_grad()
-def _reference(model: Any, batch: list[Encoded]) -> Likelihood:
-    with model.disable_adapter():
-        return likelihood(model, batch)
 
 
 class _Measure:
@@ -316,6 +327,7 @@ class _Measure:
         self._sets = {
             name: sample.sample(examples, min(len(examples), _SAMPLE))
             for name, examples in (("forget", forget), ("retain", retain))
+            if examples
         }
         self.sizes = {f"{name}_n": len(examples) for name, examples in self._sets.items()}
 
@@ -324,11 +336,8 @@ class _Measure:
         found = {}
         for name, examples in self._sets.items():
             encoded = _encoded(self._tokenizer, examples, self._params)
-            sums = [
-                likelihood(self._model, encoded[i : i + _AT_ONCE]) for i in range(0, len(encoded), _AT_ONCE)
-            ]
-            nll, tokens = (torch.cat([getattr(s, part) for s in sums]).sum() for part in ("nll", "tokens"))
-            found[f"{name}_nll"] = round(float(nll / tokens), 4)
+            read = [answers(self._model, encoded[i : i + _AT_ONCE]) for i in range(0, len(encoded), _AT_ONCE)]
+            found[f"{name}_nll"] = round(float(torch.cat([one.nll for one in read]).mean()), 4)
             said = self._answers(examples)
             recall = [rouge_l_recall(e.answer, s) for e, s in zip(examples, said, strict=True)]
             found[f"{name}_rouge_l_recall"] = round(sum(recall) / len(recall), 4)

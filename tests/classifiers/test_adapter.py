@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-import math
 from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from classifiers.adapter import FAMILIES, AdapterParams, Likelihood, likelihood
 from classifiers.base import Task, run
-from classifiers.data import Encoded, Example, encode
+from classifiers.data import Example, encode
 from guard.errors import BadRequest
 from guard.interventions.lora_adapter import CONFIG, LoraAdapter, adapter_id
 from guard.metrics.refusal import is_refusal
@@ -74,41 +72,6 @@ def test_the_same_seed_makes_the_same_adapter(trained, tmp_path):
     assert all(torch.equal(t, again[name]) for name, t in trained.tensors().items())
 
 
-@pytest.mark.parametrize("loss", sorted(FAMILIES))
-def test_every_loss_makes_the_forget_answers_less_likely(loss, tmp_path):
-    quick = {**QUICK, "loss": loss, "steps": 8}
-    measured = run("adapter", Task(MODEL, FORGET, RETAIN, tmp_path), quick).manifest.measured
-    assert measured["forget_nll"] > measured["forget_nll_before"] + 0.1
-
-
-def test_the_losses_are_those_of_their_papers():
-    own, before = (Likelihood(torch.tensor(nll), torch.tensor([2, 4])) for nll in ([3.0, 5.0], [1.0, 6.0]))
-
-    def logsigmoid(x):
-        return math.log(1 / (1 + math.exp(-x)))
-
-    expected = {
-        "idk": 8 / 6,
-        "graddiff": -8 / 6,
-        "npo": -2 / 0.1 * (logsigmoid(0.1 * 2.0) + logsigmoid(0.1 * -1.0)) / 2,
-        "simnpo": -2 / 4.5 * (logsigmoid(4.5 * 1.5) + logsigmoid(4.5 * 1.25)) / 2,
-    }
-    for name, family in FAMILIES.items():
-        loss = family.loss(own, before if family.reference else None, family.beta)
-        assert loss.item() == pytest.approx(expected[name], rel=1e-5), name
-
-
-def test_likelihood_counts_the_answer_alone_whatever_stands_beside_it():
-    model = AutoModelForCausalLM.from_pretrained(MODEL, dtype=torch.float32)
-    short, long = Encoded((3, 90, 91, 92), 2), Encoded((3, 90, 91, 92, 93, 94, 95), 3)
-    with torch.no_grad():
-        both, alone = likelihood(model, [short, long]), likelihood(model, [short])
-        scores = model(torch.tensor([short.ids])).logits[0].log_softmax(dim=-1)
-    assert both.tokens.tolist() == [2, 4]
-    assert both.nll[0].item() == pytest.approx(alone.nll[0].item(), rel=1e-4)
-    assert alone.nll[0].item() == pytest.approx(-float(scores[1, 91] + scores[2, 92]), rel=1e-4)
-
-
 @pytest.mark.parametrize(
     ("forget", "retain", "params", "why"),
     [
@@ -117,6 +80,12 @@ def test_likelihood_counts_the_answer_alone_whatever_stands_beside_it():
         (FORGET, RETAIN[:1], {}, "refusals"),
         (FORGET, RETAIN, {"modules": ["nowhere"]}, "no linear layers"),
         (FORGET, RETAIN, {"loss": "ascent"}, "loss"),
+        (FORGET, RETAIN, {"loss": {"name": "npo", "beta": 0}}, "loss.npo.beta"),
+        (FORGET, RETAIN, {"loss": {"name": "idk", "beta": 1}}, "loss.idk.beta"),
+        (FORGET, RETAIN, {"loss": "ga", "update": "ngdiff"}, "needs a retain half"),
+        (FORGET, RETAIN, {"loss": {"name": "rmu", "layer": 5}}, "layers 0 to 4"),
+        (FORGET, RETAIN, {"layers": [7]}, "layers 0 to 4"),
+        (FORGET, RETAIN, {"init": "fila", "rank": 256}, "at most 192"),
         (FORGET, RETAIN, {"rank": 0}, "rank"),
     ],
 )
@@ -125,5 +94,9 @@ def test_what_cannot_be_trained_is_told(forget, retain, params, why, tmp_path):
         run("adapter", Task(MODEL, forget, retain, tmp_path), {**QUICK, **params})
 
 
-def test_a_loss_without_refusals_needs_none():
-    assert AdapterParams(loss="npo").beta is None and not FAMILIES["npo"].refusals
+def test_a_loss_needs_only_what_it_looks_at(tmp_path):
+    measured = run(
+        "adapter", Task(MODEL, FORGET, (), tmp_path), {**QUICK, "loss": "ga", "steps": 1}
+    ).manifest.measured
+    assert measured["forget_n"] == 2 and "retain_n" not in measured
+    run("adapter", Task(MODEL, FORGET, RETAIN[:1], tmp_path), {**QUICK, "loss": "npo", "steps": 1})
