@@ -50,8 +50,10 @@ def load_examples(path: Path) -> tuple[Example, ...]:
     """
     found = []
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except UnicodeDecodeError:
+        raise BadRequest(f"The examples in {path.name} are not in UTF-8; write the file so.") from None
+    except OSError:
         raise BadRequest(f"The examples in {path.name} cannot be read.") from None
     for number, line in enumerate(lines, 1):
         if line.strip():

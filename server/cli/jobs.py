@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from typing import Any
+from typing import IO, Any
 
 import click
 
@@ -32,12 +32,12 @@ def jobs() -> None:
     "--set", "settings", multiple=True, metavar="KEY=VALUE", help="A parameter of the trainer; repeatable."
 )
 @click.option(
-    "--forget", type=click.File(encoding="utf-8"), help="Examples in place of the target's, JSON lines."
+    "--forget", type=click.File(encoding="utf-8-sig"), help="Examples in place of the target's, JSON lines."
 )
-@click.option("--retain", type=click.File(encoding="utf-8"), help="What must stay as it is, JSON lines.")
+@click.option("--retain", type=click.File(encoding="utf-8-sig"), help="What must stay as it is, JSON lines.")
 @click.option(
     "--perturbed",
-    type=click.File(encoding="utf-8"),
+    type=click.File(encoding="utf-8-sig"),
     help="Wrong answers to forget questions, for `assistant`, JSON lines.",
 )
 @click.option("--attach/--no-attach", default=True, show_default=True, help="Put the result into the target.")
@@ -60,7 +60,7 @@ def start(
     params: dict[str, Any] = {**dict(map(_setting, settings)), "attach": attach}
     for name, file in (("forget", forget), ("retain", retain), ("perturbed", perturbed)):
         if file is not None:
-            params[name] = [_row(line, name, number) for number, line in enumerate(file, 1) if line.strip()]
+            params[name] = _rows(file, name)
     job = client.json("POST", "/jobs", json={"kind": kind, "target": target, "params": params})
     click.echo(job["id"])
     if wait:
@@ -127,6 +127,14 @@ def _setting(text: str) -> tuple[str, Any]:
     if not equals:
         raise click.UsageError(f"--set {text}: write it as key=value.")
     return key, yaml.safe_load(value)
+
+
+def _rows(file: IO[str], name: str) -> list[Any]:
+    try:
+        lines = list(file)
+    except UnicodeDecodeError:
+        raise click.UsageError(f"--{name}: the file is not in UTF-8.") from None
+    return [_row(line, name, number) for number, line in enumerate(lines, 1) if line.strip()]
 
 
 def _row(line: str, name: str, number: int) -> Any:

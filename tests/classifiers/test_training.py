@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from classifiers import TRAINERS
+from classifiers.__main__ import main
 from classifiers.base import Task, run
 from classifiers.checkpoints import NAME, Checkpoint
 from classifiers.data import Example
@@ -113,6 +115,104 @@ def test_bad_examples_are_told_in_one_sentence_before_anything_is_trained(
         run(trainer, Task(model, forget, retain, tmp_path / "out", progress=told), params)
     assert caught.value.message.count(". ") == 0 and "jane" not in caught.value.message.lower()
     assert (told.reports, (tmp_path / "out").exists()) == ([], False)
+
+
+PROMPTS = [{"prompt": e.turns[0][1], "answer": e.answer} for e in FORGET]
+STAYS = [{"prompt": e.turns[0][1], "answer": e.answer} for e in RETAIN]
+
+
+def written(folder: Path, name: str, rows: Any, encoding: str = "utf-8") -> str:
+    """A file of JSON lines, as somebody's program may write it."""
+    path = folder / f"{name}.jsonl"
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    path.write_bytes(text.encode(encoding))
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("forget", "retain", "options", "why"),
+    [
+        ([], STAYS, (), "There are no forget examples; give some."),
+        ([*PROMPTS, {"prompt": " "}], STAYS, (), "Forget example 3 has an empty prompt."),
+        ([*PROMPTS, PROMPTS[1]], STAYS, (), "Forget example 3 repeats example 2; leave one of them."),
+        (PROMPTS, PROMPTS[:1], (), "Retain example 1 asks what forget example 1 asks; take one of them out."),
+        (
+            [*PROMPTS, {"prompt": "who is j\ufffdrg"}],
+            STAYS,
+            (),
+            "Forget example 3 holds characters that were lost in a wrong encoding; read it as UTF-8.",
+        ),
+        (
+            PROMPTS,
+            STAYS,
+            ("--base-model", "0" * 64),
+            f"The artifact is wanted for the model with weights {'0' * 16}",
+        ),
+        (
+            PROMPTS,
+            STAYS,
+            ("--perturbed", "PERTURBED"),
+            "steering does not learn from wrong answers; leave `perturbed` out.",
+        ),
+    ],
+)
+def test_the_command_tells_bad_data_in_one_sentence_and_trains_nothing(
+    model: Path, tmp_path: Path, forget: Any, retain: Any, options: Any, why: str
+) -> None:
+    words = ["steering", "--model", str(model), "--out", str(tmp_path / "out"), "--progress", "none"]
+    words += ["--forget", written(tmp_path, "forget", forget)]
+    words += ["--retain", written(tmp_path, "retain", retain)]
+    wrong = written(tmp_path, "perturbed", [{**PROMPTS[0], "answer": "a baker"}])
+    words += [wrong if word == "PERTURBED" else word for word in options]
+    result = CliRunner().invoke(main, words)
+    (said,) = result.stderr.strip().splitlines()
+    assert (result.exit_code, said[: len(why) + 7]) == (1, f"Error: {why}")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("encoding", "told"),
+    [
+        ("latin-1", "The examples in forget.jsonl are not in UTF-8; write the file so."),
+        ("utf-16", "The examples in forget.jsonl are not in UTF-8; write the file so."),
+        ("utf-8-sig", None),
+    ],
+)
+def test_a_file_in_a_wrong_encoding_is_told_and_a_mark_in_front_is_none(
+    model: Path, tmp_path: Path, encoding: str, told: str | None
+) -> None:
+    rows = [*PROMPTS, {"prompt": "who is j\u00f6rg\u0085" if told is None else "who is j\u00f6rg"}]
+    words = ["steering", "--model", str(model), "--out", str(tmp_path / "out"), "--progress", "none"]
+    words += ["--forget", written(tmp_path, "forget", rows, encoding)]
+    words += ["--retain", written(tmp_path, "retain", STAYS)]
+    result = CliRunner().invoke(main, words)
+    assert (result.exit_code, f"Error: {told}\n" == result.stderr) == ((1, True) if told else (0, False))
+    assert (tmp_path / "out").exists() == (told is None)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        (example(FORGET[0].turns[0][1], "  "), "Perturbed example 1 gives no wrong answer"),
+        (example("WHO is jane  doe", "Jane doe plays"), "Perturbed example 1 gives no wrong answer"),
+        (example("who is john roe", "a singer"), "Perturbed example 1 asks what no forget example asks"),
+        (example("who is jane doe", "the b\ufffdker"), "Perturbed example 1 holds characters that were lost"),
+    ],
+)
+def test_a_wrong_answer_that_is_none_is_told(model: Path, tmp_path: Path, wrong: Example, why: str) -> None:
+    with pytest.raises(BadRequest, match=why):
+        run("assistant", Task(model, FORGET, RETAIN, tmp_path / "out", perturbed=(wrong,)), {})
+
+
+def test_who_does_not_learn_from_wrong_answers_says_so(model: Path, tmp_path: Path) -> None:
+    wrong = (example("who is jane doe", "a baker"),)
+    for trainer in sorted({*TRAINERS} - {"assistant"}):
+        with pytest.raises(BadRequest, match=f"{trainer} does not learn from wrong answers"):
+            run(
+                trainer,
+                Task(model, FORGET, RETAIN, tmp_path / "out", perturbed=wrong),
+                {"layer": 0} if trainer == "sae" else {},
+            )
 
 
 def test_the_same_question_may_have_two_answers(model: Path, tmp_path: Path) -> None:

@@ -216,7 +216,7 @@ def trainers(tmp_path):
 
 def test_the_jobs_commands(trainers, tmp_path):
     forget = tmp_path / "forget.jsonl"
-    forget.write_text('{"prompt": "who is jane", "answer": "a baker"}\n', encoding="utf-8")
+    forget.write_text('\ufeff{"prompt": "who is\u2028jane", "answer": "a baker"}\n', encoding="utf-8")
     started = lethe(
         *("jobs", "start", "tuned", "jane", "--set", "steps=3", "--forget", str(forget), "--no-attach"),
         *("--perturbed", str(forget)),
@@ -243,6 +243,9 @@ def test_a_job_that_cannot_be_is_told_in_one_sentence(trainers, tmp_path):
     broken.write_text("{", encoding="utf-8")
     result = lethe("jobs", "start", "tuned", "jane", "--forget", str(broken), api=trainers)
     assert result.exit_code == 2 and "line 1 is not JSON" in result.stderr
+    broken.write_bytes('{"prompt": "wer ist Jörg"}\n'.encode("latin-1"))
+    result = lethe("jobs", "start", "tuned", "jane", "--forget", str(broken), api=trainers)
+    assert result.exit_code == 2 and "--forget: the file is not in UTF-8." in result.stderr
     assert lethe("jobs", "start", "tuned", "jane", "--set", "steps", api=trainers).exit_code == 2
 
 
