@@ -158,15 +158,17 @@ def trained(world: World, row: str, seed: int) -> dict[str, Any]:
 
 
 def runs(path: Path) -> dict[str, dict[str, Any]]:
-    """Those that are finished, by key. A line that a kill cut off counts as none."""
-    found = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            one = json.loads(line)
-            found[one["key"]] = one
-        except ValueError:
-            continue
-    return found
+    """Those that are finished, by key."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else ()
+    return {one["key"]: one for one in map(json.loads, lines)}
+
+
+def keep(path: Path, finished: Mapping[str, dict[str, Any]]) -> None:
+    """All of them, in place of what was kept before. The file is whole at every moment."""
+    part = path.with_suffix(".part")
+    part.parent.mkdir(exist_ok=True)
+    part.write_text("".join(json.dumps(one) + "\n" for one in finished.values()), encoding="utf-8")
+    part.replace(path)
 
 
 def figures(
@@ -244,7 +246,6 @@ def losses(
     """
     torch.set_num_threads(threads)
     demo = world(sample, cache, threads)
-    out.parent.mkdir(exist_ok=True)
     finished, left = runs(out), most
     done: dict[str, list[dict[str, Any]]] = {}
     for row in wanted or ROWS:
@@ -252,8 +253,8 @@ def losses(
             one = finished.get(demo.key(row, seed))
             if one is None and left != 0:
                 one = trained(demo, row, seed)
-                with out.open("a", encoding="utf-8") as file:
-                    file.write(json.dumps(one) + "\n")
+                finished[one["key"]] = one
+                keep(out, finished)
                 click.echo(f"{row}, seed {seed}: {one['seconds']:.0f} s", err=True)
                 left = None if left is None else left - 1
             if one is not None:
