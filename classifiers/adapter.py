@@ -72,7 +72,11 @@ class AdapterParams(Params):
 
     @property
     def half(self) -> Half:
-        return self.retain if self.retain is not None else HALVES[self.loss.half]()
+        """The chosen one, or the loss's own with those of its parameters that both have."""
+        if self.retain is not None:
+            return self.retain
+        half = HALVES[self.loss.half]
+        return half(**{key: value for key, value in self.loss if key != "name" and key in half.model_fields})
 
     @property
     def senses(self) -> bool:

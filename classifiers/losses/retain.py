@@ -55,7 +55,8 @@ class Both(Half):
 
 
 class Hidden(Half):
-    """mean over retain answers' tokens and dimensions of (h - h_before)^2 (RMU's). layer: that of the loss."""
+    """mean over retain answers' tokens and dimensions of (h - h_before)^2 (RMU's), h the output of a decoder layer.
+    layer: counted from 0, by default the one in the middle; where RMU brings this half, RMU's."""
 
     name: Literal["hidden"] = "hidden"
     layer: int | None = Field(None, ge=0)

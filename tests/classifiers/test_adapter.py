@@ -9,8 +9,10 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from classifiers.adapter import AdapterParams
 from classifiers.base import Task, run
 from classifiers.data import Example, encode
+from classifiers.losses.retain import Hidden, Nll
 from guard.errors import BadRequest
 from guard.interventions.lora_adapter import CONFIG, LoraAdapter, adapter_id
 from guard.metrics.refusal import is_refusal
@@ -92,6 +94,11 @@ def test_the_same_seed_makes_the_same_adapter(trained, tmp_path):
 def test_what_cannot_be_trained_is_told(forget, retain, params, why, tmp_path):
     with pytest.raises(BadRequest, match=why):
         run("adapter", Task(MODEL, forget, retain, tmp_path), {**QUICK, **params})
+
+
+def test_the_retain_half_is_the_losss_own_unless_it_is_named():
+    assert AdapterParams(loss={"name": "rmu", "layer": 1}).half == Hidden(layer=1)
+    assert AdapterParams(loss="npo").half == Nll() != AdapterParams(loss="npo", retain="kl").half
 
 
 def test_a_loss_needs_only_what_it_looks_at(tmp_path):
