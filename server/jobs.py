@@ -262,6 +262,11 @@ class Runner:
         artifact = await self._take_in(folder / OUT)
         attached = job.request.attach and await self._attach(job, artifact, version, log)
         await self._finish(job, "succeeded", log, artifact=artifact.digest, attached=attached)
+        try:
+            await self.get(job.id)
+        except NotFound:  # purged meanwhile, with all that was made of the target
+            with suppress(NotFound):
+                await self._register.remove_artifact(artifact.digest)
 
     def _command(
         self, job: Job, params: Mapping[str, Any], model: Model, folder: Path, resume: bool

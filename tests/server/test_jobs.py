@@ -289,6 +289,28 @@ async def test_a_target_that_was_changed_meanwhile_is_left_alone(here):
     assert here.register.view("jane")[0]["tags"] == ["newer"]
 
 
+async def test_a_target_that_is_purged_while_its_artifact_is_loaded_leaves_none(here):
+    here.start()
+    real = here.register.load_artifact
+
+    async def slow(digest):
+        row = await real(digest)
+        await here.register.delete("jane", purge=True)
+        return row
+
+    here.register.load_artifact = slow
+    job = await here.submit()
+    await here.trained()
+    await here.swept()
+    for _ in range(SECONDS * 50):
+        if not here.workers.held:
+            break
+        await asyncio.sleep(0.02)
+    assert ArtifactStore(here.folder / "artifacts").digests() == [] and not here.workers.held
+    with pytest.raises(NotFound):
+        await here.runner.get(job.id)
+
+
 async def child_of(here: House) -> int:
     path = here.folder / "child"
     for _ in range(SECONDS * 50):
