@@ -1,5 +1,5 @@
-"""`python -m benchmarks unmatched | sites`: guarded against bare vLLM, in paired alternation; `detection`, `pooling`
-and `classifiers` need no server."""
+"""`python -m benchmarks unmatched | sites`: guarded against bare vLLM, in paired alternation; `kinds` trains on a
+server of its own; `detection`, `pooling`, `classifiers` and `features` need none."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ import click
 
 from benchmarks.classifiers import classifiers
 from benchmarks.detection import detection
+from benchmarks.features import features
+from benchmarks.kinds import kinds
 from benchmarks.pooling import pooling
 from benchmarks.sites import sites
 from evals import serve
@@ -117,6 +119,8 @@ def unmatched(requests: int, concurrency: int, rounds: int, out: Path) -> None:
 
 main.add_command(classifiers)
 main.add_command(detection)
+main.add_command(features)
+main.add_command(kinds)
 main.add_command(pooling)
 main.add_command(sites)
 
