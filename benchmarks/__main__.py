@@ -1,5 +1,5 @@
 """`python -m benchmarks unmatched | sites`: guarded against bare vLLM, in paired alternation; `kinds` trains on a
-server of its own; `detection`, `pooling`, `classifiers` and `features` need none."""
+server of its own; `detection`, `pooling`, `classifiers`, `features` and `losses` need none."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from benchmarks.classifiers import classifiers
 from benchmarks.detection import detection
 from benchmarks.features import features
 from benchmarks.kinds import kinds
+from benchmarks.losses import losses
 from benchmarks.pooling import pooling
 from benchmarks.sites import sites
 from evals import serve
@@ -121,6 +122,7 @@ main.add_command(classifiers)
 main.add_command(detection)
 main.add_command(features)
 main.add_command(kinds)
+main.add_command(losses)
 main.add_command(pooling)
 main.add_command(sites)
 
