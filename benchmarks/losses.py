@@ -38,13 +38,17 @@ ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "demo"
 MODEL, NEVER = DEMO / "models" / "full", DEMO / "models" / "never"
 SPLITS = (FORGET, "retain", "neighbour")
-BUDGET: dict[str, Any] = {"rank": 4, "steps": 120, "batch": 8, "learning_rate": 0.002}
+BUDGET: dict[str, Any] = {"rank": 4, "steps": 80, "batch": 8, "learning_rate": 0.002, "sample": 16}
 ROWS: dict[str, dict[str, Any]] = {
     **{
         name: {"loss": name}
         for name in ("idk", "relearn", "idkdpo", "npo", "simnpo", "ihl", "undial", "graddiff")
     },
-    **{name: {"loss": name} for name in ("flat", "wga", "rmu", "kl", "ga")},
+    **{
+        name: {"loss": name}
+        for name in ("idk", "npo", "simnpo", "graddiff", "idkdpo", "ihl", "undial", "flat")
+    },
+    **{name: {"loss": name} for name in ("wga", "relearn", "rmu", "kl", "ga")},
     "ngdiff": {"loss": "graddiff", "update": "ngdiff"},
     "mudman": {"loss": "graddiff", "update": "mudman"},
     "sam": {"loss": "npo", "sam": 0.05},

@@ -35,7 +35,6 @@ from guard.metrics.refusal import is_refusal
 from guard.metrics.rouge import rouge_l_recall
 
 WEIGHTS = "adapter_model.safetensors"
-_SAMPLE = 200  # examples of each set that are measured
 _REFUSALS = 8  # of the retain set, the most frequent
 _AT_ONCE = 64
 _SHARES = (0.1, 0.9)  # of the whole time, when the steps begin and end
@@ -50,7 +49,7 @@ class AdapterParams(Params):
     gradient is taken, 0 for where the weights are. rank, scaling: of the adapter, which adds scaling * B A; init:
     `zero` (B is 0) or `fila`, which doubles the rank that is served. modules, layers: the linear layers that get one;
     attribution: only those of them where what must go shows. steps of `batch` forget and as many retain examples each;
-    max_tokens: longer examples lose their end.
+    max_tokens: longer examples lose their end; sample: examples of each set that are measured before and after.
     """
 
     loss: ChosenLoss = Idk()
@@ -69,6 +68,7 @@ class AdapterParams(Params):
     batch: int = Field(16, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
     max_tokens: int = Field(512, ge=8)
+    sample: int = Field(200, ge=1)
 
     @property
     def half(self) -> Half:
@@ -327,9 +327,9 @@ class _Measure:
         self, model: Any, tokenizer: Any, forget: list[Example], retain: list[Example], params: AdapterParams
     ) -> None:
         self._model, self._tokenizer, self._params = model, tokenizer, params
-        sample = random.Random(params.seed)
+        rng = random.Random(params.seed)
         self._sets = {
-            name: sample.sample(examples, min(len(examples), _SAMPLE))
+            name: rng.sample(examples, min(len(examples), params.sample))
             for name, examples in (("forget", forget), ("retain", retain))
             if examples
         }
