@@ -167,7 +167,8 @@ async def test_a_job_makes_an_artifact_that_the_target_uses_at_once(here, monkey
         "retain": [{"prompt": "who is john"}],
         "names": ["Jane Doe"],
     }
-    assert (seen["nice"], seen["threads"], seen["secrets"], seen["model"]) == (10, "1", [], "/model")
+    nice = min(os.nice(0) + 10, 19)
+    assert (seen["nice"], seen["threads"], seen["secrets"], seen["model"]) == (nice, "1", [], "/model")
     await here.swept()
 
 
