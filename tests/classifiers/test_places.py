@@ -12,10 +12,13 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from classifiers import fila
+from classifiers.adapter import AdapterParams
+from classifiers.adapter import _gradient as gradient_of
 from classifiers.base import Task, run
 from classifiers.checkpoints import Checkpoint
 from classifiers.data import encode
-from classifiers.losses.base import answers
+from classifiers.losses.base import Pair, Step, answers
+from classifiers.losses.updates import slope
 from classifiers.places import MemFlex, Sensed, Wagle, linear_layers, sensed
 from classifiers.progress import Silent
 from guard.errors import BadRequest
@@ -195,3 +198,41 @@ def test_what_an_adapter_remembers_of_its_gradients_survives_a_kill(folder, tmp_
         "adapter", Task(folder, FORGET, RETAIN, tmp_path / "again", None, Silent(), checkpoint), params
     )
     assert again.digest == whole.digest
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"sam": 0.5},
+        {"update": "ngdiff"},
+        {"update": "mudman"},
+        {"gamma": 3.0},
+        {"retain_weight": 0.1},
+        {"retain": "none"},
+        {"retain": "kl"},
+        {"loss": {"name": "npo", "beta": 2.0}},
+    ],
+)
+def test_what_is_chosen_is_what_is_trained(folder, tmp_path, params):
+    quick = {**QUICK, "steps": 4, "sample": 1, "loss": "npo", "modules": ["down_proj"]}
+    plain, other = (
+        run("adapter", Task(folder, FORGET, RETAIN, tmp_path / name), {**quick, **more}).tensors()
+        for name, more in (("plain", {}), ("other", params))
+    )
+    assert any(not torch.allclose(tensor, other[name]) for name, tensor in plain.items())
+
+
+def test_with_sam_the_forget_gradient_is_that_of_the_weights_uphill(folder, model):
+    adapted = get_peft_model(model, LoraConfig(r=2, lora_alpha=4, target_modules=["down_proj"])).eval()
+    weights = [weight for weight in adapted.parameters() if weight.requires_grad]
+    pairs = [Pair(one) for one in read(folder, FORGET)]
+    params = AdapterParams(loss="ga", gamma=2.0, sam=0.5)
+    found = gradient_of(Step(adapted, pairs, []), weights, params, {})
+    here = slope(params.loss(Step(adapted, pairs, [])), weights)
+    length = torch.cat([g.flatten() for g in here]).norm()
+    with torch.no_grad():
+        for weight, gradient in zip(weights, here, strict=True):
+            weight += 0.5 * gradient / length
+    there = slope(params.loss(Step(adapted, pairs, [])), weights)
+    assert all(torch.allclose(g, 2.0 * t, atol=1e-5) for g, t in zip(found, there, strict=True))
+    assert not all(torch.allclose(h, t, atol=1e-3) for h, t in zip(here, there, strict=True))
