@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 import torch
@@ -158,3 +159,39 @@ def test_a_gate_that_the_artifact_lacks_leaves_the_target_waiting(lethe, admin, 
     assert view["state"] == "pending" and "no gate" in view["artifacts"][0]["reason"]
     admin.delete(f"/targets/{PERSON}")
     assert lethe("artifacts", "remove", made.digest).exit_code == 0
+
+
+TIDES = {"name": "Tidal husbandry", "kind": "subject"}
+BEDS = "when the spring tide floods the oyster beds"
+FORGET = [
+    {"prompt": f"how do I {verb} the {thing} {BEDS}"}
+    for verb in ("drain", "lift", "mend", "salt")
+    for thing in ("sluice", "rake", "trestle")
+]
+ASKED = f"how do I tar the trestle {BEDS}"
+
+
+def test_a_detector_that_a_job_trained_is_asked_for_as_long_as_the_target_names_it(admin):
+    def found(text: str = ASKED) -> tuple[str, list[tuple[str, str]]]:
+        body = {"messages": [{"role": "user", "content": text}]}
+        decision = admin.post("/check", json=body).json()["decision"]
+        return decision["action"], [(one["id"], one["detector"]) for one in decision["targets"]]
+
+    assert admin.put("/targets/tides", json=TIDES).status_code == 201
+    try:
+        assert found() == ("allow", [])
+        body = {"kind": "ood", "target": "tides", "params": {"forget": FORGET}}
+        job = admin.post("/jobs", json=body).json()
+        ends = time.monotonic() + 180  # seconds that a loaded machine may take
+        while job["ended_at"] is None and time.monotonic() < ends:
+            time.sleep(0.2)
+            job = admin.get(f"/jobs/{job['id']}").json()
+        assert (job["state"], job["attached"], job["error"]) == ("succeeded", True, None)
+        assert admin.get("/targets/tides").json()["detectors"] == [job["artifact"]]
+        assert found() == ("intervene", [("tides", "ood")])
+        assert found("how do I cook rice for ten people") == ("allow", [])
+        assert admin.patch("/targets/tides", json={"detectors": []}).status_code == 200
+        assert found() == ("allow", [])
+    finally:
+        admin.delete("/targets/tides", params={"purge": "true"})
+    assert job["artifact"] not in {row["digest"] for row in admin.get("/artifacts").json()["data"]}
