@@ -61,6 +61,7 @@ def main() -> None:
         "rows": rows, "nice": os.nice(0), "threads": os.environ["OMP_NUM_THREADS"], "pid": os.getpid(),
         "secrets": sorted(name for name in os.environ if name.startswith("LETHE_")),
         "resume": "resume" in found, "model": found["model"], "temporary": tempfile.gettempdir(),
+        "session": os.getsid(0), "idle": os.sched_getscheduler(0) == os.SCHED_IDLE,
     }  # fmt: skip
     with (work.parent.parent / "seen.jsonl").open("a") as file:
         file.write(json.dumps(seen) + "\n")

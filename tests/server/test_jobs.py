@@ -169,7 +169,17 @@ async def test_a_job_makes_an_artifact_that_the_target_uses_at_once(here, monkey
     }
     nice = min(os.nice(0) + 10, 19)
     assert (seen["nice"], seen["threads"], seen["secrets"], seen["model"]) == (nice, "1", [], "/model")
+    assert (seen["session"], seen["idle"]) == (os.getsid(0), False), "in another session `nice` says nothing"
     await here.swept()
+
+
+async def test_a_job_that_steps_back_all_the_way_runs_where_nobody_else_wants_to(tmp_path):
+    async with house(tmp_path, nice=19) as here:
+        await here.register.put("jane", JANE)
+        here.start()
+        await here.done(await here.submit())
+        (seen,) = await here.trained()
+        assert (seen["nice"], seen["idle"]) == (19, True)
 
 
 async def test_given_examples_replace_the_targets_own_and_are_erased_when_the_job_ends(here):
