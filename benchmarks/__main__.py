@@ -1,5 +1,5 @@
-"""`python -m benchmarks unmatched | sites`: guarded against bare vLLM, in paired alternation; `kinds` trains on a
-server of its own; `detection`, `pooling`, `classifiers`, `features` and `losses` need none."""
+"""`python -m benchmarks unmatched | sites`: guarded against bare vLLM, in paired alternation; `jobs` and `kinds`
+train on a guarded server; `detection`, `pooling`, `classifiers`, `features` and `losses` need none."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ import click
 from benchmarks.classifiers import classifiers
 from benchmarks.detection import detection
 from benchmarks.features import features
+from benchmarks.jobs import jobs
 from benchmarks.kinds import kinds
 from benchmarks.losses import losses
 from benchmarks.pooling import pooling
@@ -121,6 +122,7 @@ def unmatched(requests: int, concurrency: int, rounds: int, out: Path) -> None:
 main.add_command(classifiers)
 main.add_command(detection)
 main.add_command(features)
+main.add_command(jobs)
 main.add_command(kinds)
 main.add_command(losses)
 main.add_command(pooling)
