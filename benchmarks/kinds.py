@@ -338,7 +338,7 @@ def kinds(wanted: tuple[str, ...], name: str, others: int, seed: int, cache: Pat
     )
     with tempfile.TemporaryDirectory(prefix="lethe-bench-") as folder:
         data_dir = Path(folder) / "data"
-        log = Path(folder) / "server.log"
+        log = out.with_suffix(".log")
         with serve.guarded(str(MODEL), log, data_dir, env=ENV) as running:
             chosen = wanted or (*METHODS, *DETECTORS)
             report = asyncio.run(measure(running, data_dir, chosen, known[name], about, cache))
