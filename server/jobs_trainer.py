@@ -2,9 +2,6 @@
 
 Examples go in over its input, so none of their text lies on disk, and a trainer whose input closes ends: it never
 outlives the server. What it prints beside the protocol is not kept, because libraries may print the examples.
-
-It steps back behind serving, and stays in the server's session for that: Linux gives every session the same share of
-the processors (autogroups), and weighs processes by `nice` within a session only.
 """
 
 from __future__ import annotations
@@ -26,9 +23,9 @@ from guard.errors import LetheError
 
 PROGRAM = (sys.executable, "-m", "classifiers")
 TERM_SECONDS = 5.0
-IDLE = 19  # the `nice` of who runs only where nobody else wants to, and makes way at once
 _ROOT = Path(__file__).resolve().parents[1]
 _POLL_SECONDS = 0.05
+_TRIES = 10
 _LOG_LINES, _LINE = 50, 500
 _LONGEST = 2**16  # bytes of an event
 _KIND = re.compile(rb"^([A-Za-z_][\w.]*(?:Error|Exception|Interrupt))\b")
@@ -74,7 +71,7 @@ class Trainer:
         nice: int,
         threads: int,
     ) -> Trainer:
-        """Start `command` in a process group of its own and give it the examples. What it leaves in temporary files
+        """Start `command` in a session of its own and give it the examples. What it leaves in temporary files
         lies in `folder`."""
         process = await asyncio.create_subprocess_exec(
             "nice",
@@ -84,12 +81,10 @@ class Trainer:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            process_group=0,
+            start_new_session=True,
             env={**_environment(threads), "TMPDIR": str(folder)},
         )
-        if nice == IDLE:
-            with suppress(ProcessLookupError):
-                os.sched_setscheduler(process.pid, os.SCHED_IDLE, os.sched_param(0))
+        await _step_back(process.pid, nice)
         trainer = cls(process, log)
         assert process.stdin is not None
         process.stdin.write(json.dumps(dict(examples)).encode() + b"\n")
@@ -156,6 +151,20 @@ class Trainer:
         elif event["event"] == "done":
             for name, value in event["measured"].items():
                 self._log.note(f"{name}: {value}")
+
+
+async def _step_back(session: int, nice: int) -> None:
+    """Weigh a whole session by `nice`. Where Linux groups processes by their sessions (autogroups), all of them get the
+    same share of the processors, and `nice` counts among the processes of one only."""
+    for _ in range(_TRIES):
+        try:
+            Path(f"/proc/{session}/autogroup").write_text(str(nice))  # noqa: ASYNC240 - memory, not a disk
+        except BlockingIOError:  # at most one in a tenth of a second
+            await asyncio.sleep(0.1)
+        except OSError:  # it has ended, or nothing is grouped here
+            return
+        else:
+            return
 
 
 async def schemas(program: Sequence[str], timeout_s: float) -> dict[str, Any]:

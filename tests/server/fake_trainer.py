@@ -17,6 +17,7 @@ PARAMETERS = {
     "steps": {"type": "integer", "minimum": 1, "default": 1},
     "folder": {"anyOf": [{"type": "string", "format": "path"}, {"type": "null"}]},
 }
+SESSION = Path("/proc/self/autogroup")  # how Linux weighs this session against others
 SCHEMA = {"additionalProperties": False, "type": "object", "properties": PARAMETERS}
 
 
@@ -61,7 +62,7 @@ def main() -> None:
         "rows": rows, "nice": os.nice(0), "threads": os.environ["OMP_NUM_THREADS"], "pid": os.getpid(),
         "secrets": sorted(name for name in os.environ if name.startswith("LETHE_")),
         "resume": "resume" in found, "model": found["model"], "temporary": tempfile.gettempdir(),
-        "session": os.getsid(0), "idle": os.sched_getscheduler(0) == os.SCHED_IDLE,
+        "session": SESSION.read_text().split()[-1] if SESSION.exists() else None,
     }  # fmt: skip
     with (work.parent.parent / "seen.jsonl").open("a") as file:
         file.write(json.dumps(seen) + "\n")
