@@ -44,11 +44,7 @@ ROWS: dict[str, dict[str, Any]] = {
         name: {"loss": name}
         for name in ("idk", "relearn", "idkdpo", "npo", "simnpo", "ihl", "undial", "graddiff")
     },
-    **{
-        name: {"loss": name}
-        for name in ("idk", "npo", "simnpo", "graddiff", "idkdpo", "ihl", "undial", "flat")
-    },
-    **{name: {"loss": name} for name in ("wga", "relearn", "rmu", "kl", "ga")},
+    **{name: {"loss": name} for name in ("flat", "wga", "rmu", "kl", "ga")},
     "ngdiff": {"loss": "graddiff", "update": "ngdiff"},
     "mudman": {"loss": "graddiff", "update": "mudman"},
     "sam": {"loss": "npo", "sam": 0.05},
