@@ -21,13 +21,12 @@ _KEPT = 1_024  # conversations
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """The `units` of a prompt. Of those the `lasting` ones, from `talk`, are also units of every prompt that goes on
-    behind `mark`; where that is None, nothing is kept of it."""
+    """The `units` of a prompt. Of those the `lasting` ones are also units of every prompt that goes on with it: `kept`
+    is where it was, and what it takes to go on there; None: nothing is kept of it."""
 
     units: tuple[Unit, ...]
     lasting: tuple[Unit, ...] = ()
-    talk: Talk | None = None
-    mark: Hashable = None
+    kept: tuple[Hashable, Talk] | None = None
 
 
 class Heard:
@@ -45,19 +44,19 @@ class Heard:
         short = len(story.turns) <= TURNS
         talk, lasting = self._latest([(mark, sort) for mark in story.marks] if short else [])
         lasting = (*lasting, *(Unit(joined.text, joined=joined) for joined in talk.hear(story)))
-        mark = (story.marks[-1], sort) if story.turns and short else None
-        kept = talk.copy() if mark else None
+        kept = ((story.marks[-1], sort), talk.copy()) if story.turns and short else None
         rest = (Unit(joined.text, joined=joined) for joined in talk.rest(story.asides))
-        return Read((*units(prompt), *lasting, *rest), lasting, kept, mark)
+        return Read((*units(prompt), *lasting, *rest), lasting, kept)
 
     def keep(self, read: Read, found: Callable[[Unit], bool]) -> None:
         """That the prompt was judged; `found` tells whether anything was found in a unit."""
-        if read.mark is None or read.talk is None:
+        if read.kept is None:
             return
+        mark, talk = read.kept
         hits = tuple(filter(found, read.lasting))
         with self._lock:
-            self._kept[read.mark] = read.talk, hits
-            self._kept.move_to_end(read.mark)
+            self._kept[mark] = talk, hits
+            self._kept.move_to_end(mark)
             while len(self._kept) > _KEPT:
                 self._kept.popitem(last=False)
 

@@ -58,10 +58,11 @@ class Sample:
     async def take(self, delta: CompletionOutput) -> CompletionOutput | None:
         """What can leave now that `delta` has come, as one delta; None: nothing, or there is a hit."""
         texts, heard = self._texts(delta), self.speech.heard
+        text, lengths = "".join(texts), [len(one) for one in texts]
         if self._spells:
-            delta.text = "".join(texts)
-        await self.speech.say("".join(texts), ended=_ending(delta))
-        for part, length in zip(_apart(delta, [len(t) for t in texts]), map(len, texts), strict=True):
+            delta.text = text
+        await self.speech.say(text, ended=_ending(delta))
+        for part, length in zip(_apart(delta, lengths), lengths, strict=True):
             heard += length
             self.waiting.append((part, heard))
         if self.speech.hit is not None:
@@ -114,12 +115,11 @@ class Sample:
         is one text."""
         ids = delta.token_ids
         if self._spelling is not None:
-            closing = (
-                self._spells and delta.finish_reason == "stop"
-            )  # the token that ends an answer is not shown
-            texts = [self._spelling.add([token]) for token in ids[: -1 if closing else None]]
-            texts += [""] * (len(ids) - len(texts)) or [""]
-            texts[-1] += self._spelling.add([], ended=delta.finished())
+            # the token that ends an answer is not shown
+            shown = ids[:-1] if self._spells and delta.finish_reason == "stop" else ids
+            texts = [self._spelling.add([token]) for token in shown] + [""] * (len(ids) - len(shown))
+            *first, last = texts or [""]
+            texts = [*first, last + self._spelling.add([], ended=delta.finished())]
             return ["".join(texts)] if self.params.stop else texts
         if self._joint is None and len(ids) < 2:
             return [delta.text]

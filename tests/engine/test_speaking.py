@@ -267,6 +267,19 @@ def test_what_is_kept_does_not_depend_on_how_the_engine_joins_tokens(served, see
         assert served.run(kept(served, ids, sizes, place)) == alone
 
 
+@pytest.mark.parametrize("wanted", [{}, {"detokenize": False}])
+def test_each_token_waits_by_itself(served, wanted):
+    from vllm.outputs import CompletionOutput
+
+    from guard.engine.speaking import Sample
+
+    params = served.params(**{**LONG, **wanted})
+    sample = Sample(Speech(lambda *_: Found(0)), served.engine.get_tokenizer(), PROMPT, params)
+    for ids in ([40, 41, 42], [43], [44, 45]):
+        served.run(sample.take(CompletionOutput(0, "", ids, None, None)))
+    assert [list(one.token_ids) for one, _ in sample.waiting] == [[i] for i in range(40, 46)]
+
+
 def test_after_the_last_try_the_answer_ends(served, spoken):
     letters = re.compile("[a-zA-Z]")
 

@@ -100,6 +100,14 @@ def test_the_begin_of_an_answer_is_not_what_others_said_once_the_answer_is_there
     assert heard.read(longer, None).units == Heard(WINDOW_CHARS).read(longer, None).units
 
 
+def test_a_conversation_goes_on_in_several_ways() -> None:
+    heard, begun = Heard(WINDOW_CHARS), [("user", "Her first name is Ilva."), ("user", "Call her Z.")]
+    heard.keep(heard.read(talk(*begun), None), lambda unit: True)
+    for saying in SAYINGS:
+        asked = talk(*begun, ("user", saying))
+        assert set(heard.read(asked, None).units) == set(Heard(WINDOW_CHARS).read(asked, None).units)
+
+
 def test_what_was_said_long_ago_is_not_kept() -> None:
     heard = Heard(WINDOW_CHARS)
     said = [("user", SAYINGS[i % len(SAYINGS)]) for i in range(TURNS + 2)]
