@@ -15,8 +15,7 @@ with Spall's exponents (IEEE Transactions on Aerospace and Electronic Systems 34
 from __future__ import annotations
 
 import math
-import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -29,6 +28,7 @@ from classifiers.base import Params, Task, Trainer
 from classifiers.checkpoints import Checkpoint
 from classifiers.data import Example, digest, split
 from classifiers.edited import Metric, Reader, Row, Speaker, Treatment, draws
+from classifiers.surrogate import Surrogate, answered
 from guard import artifacts
 from guard.artifacts import Artifact
 from guard.errors import BadRequest
@@ -100,10 +100,6 @@ class CorruptionStrength(Trainer):
     params_type = CorruptionParams
 
     def train(self, task: Task, params: CorruptionParams) -> Artifact:
-        if params.never is None and not task.names:
-            raise BadRequest(
-                "A corruption needs the target's names (--name), or a model that never learned it (never)."
-            )
         if not params.weakest <= params.start <= params.strongest:
             raise BadRequest("The strength must start between the weakest and the strongest.")
         task.progress.report(0.0, "asking the untouched model")
@@ -129,9 +125,7 @@ class CorruptionStrength(Trainer):
             trained={
                 "trainer": "corruption",
                 "params": params.model_dump(mode="json", exclude={"never"}),
-                "surrogate": "invented names"
-                if params.never is None
-                else artifacts.weights_digest(params.never),
+                "surrogate": bench.surrogate.kind,
                 "forget": digest(task.forget),
                 "retain": digest(task.retain),
             },
@@ -175,26 +169,24 @@ class Bench:
         self._progress = task.progress
         self._journal = Journal(task.checkpoint)
         self._tries, self._searches = 0, 1
-        never = _never(task.model, params.never) if params.never is not None else None
         model, tokenizer = load_model(task.model)
         self._reader = Reader(tokenizer, task.names)
         self._speaker = Speaker(model, tokenizer, draws(params.seed, params.draws))
-        self._ignorant = self._speaker
-        if never is not None:
-            if never[1].get_vocab() != tokenizer.get_vocab():
-                raise BadRequest("The model that never learned the target reads other tokens than this one.")
-            self._ignorant = Speaker(*never, draws(params.seed, 1))
-        self.examples = self._answered(task.forget)
+        self.surrogate = Surrogate(
+            task, tokenizer, self._speaker, never=params.never, seed=params.seed, count=params.draws
+        )
+        self.examples = answered(self._speaker, self._reader, task.forget)
         # who does not know says so in other words than who does, and is not to count as broken
-        ignorant = (self._ignorant.answers(rows, None) for rows in self._unknown(self.examples))
+        unknown = self.surrogate.asked(self.examples)
+        ignorant = (self.surrogate.speaker.answers(rows, None) for rows in unknown)
         answers = (e.answer for e in (*task.retain, *self.examples) if e.answer)
         self._language = Gibberish([*answers, *chain(*ignorant)])
 
     def part(self, examples: Sequence[Example]) -> Part:
         rows = tuple(map(self._reader.row, examples))
         drawn = [
-            self._scores(asked, None, self._params.metric, self._ignorant)
-            for asked in self._unknown(examples)
+            self._scores(asked, None, self._params.metric, self.surrogate.speaker)
+            for asked in self.surrogate.asked(examples)
         ]
         surrogate = [_mean(one) for one in zip(*drawn, strict=True)]
         return Part(rows, tuple(example.origin for example in examples), surrogate)
@@ -289,23 +281,6 @@ class Bench:
             "broken": _figures(self.broken(part, corruption)),
         }
 
-    def _unknown(self, examples: Sequence[Example]) -> Iterator[list[Row]]:
-        """What the surrogate is asked: the examples themselves, or, `draws` times, the same about nobody."""
-        if self._params.never is not None:
-            yield list(map(self._reader.row, examples))
-            return
-        rng = random.Random(self._params.seed)
-        for _ in range(self._params.draws):
-            yield [self._reader.of_somebody(example, rng) for example in examples]
-
-    def _answered(self, examples: Sequence[Example]) -> list[Example]:
-        """One without an answer gets what the model says to it now: that is what must go. If it says nothing, nothing
-        has to."""
-        bare = [example for example in examples if not example.answer]
-        said = iter(self._speaker.answers([self._reader.row(e) for e in bare], None) if bare else ())
-        answered = [e if e.answer else replace(e, answer=next(said)) for e in examples]
-        return [example for example in answered if example.answer.strip()]
-
     def _corruption(self, tokens: Tokens, strength: float) -> Treatment:
         params = EmbeddingCorruptionParams(strength=strength, dims=self._params.dims, tokens=tokens)
         return Treatment(METHOD, params.model_dump(exclude={"artifact"}))
@@ -379,20 +354,6 @@ def choose(tried: Sequence[Found], sources: Sequence[str], most_broken: float) -
         return apart is None or apart.low <= 0
 
     return min(filter(ties, sound), key=lambda found: found.edited)
-
-
-def _never(model: Path, folder: Path) -> tuple[Any, Any]:
-    """The other model and its tokenizer.
-
-    Raises:
-        BadRequest: it is the model itself.
-        ArtifactError: there is none.
-    """
-    if artifacts.weights_digest(folder) == artifacts.weights_digest(model):
-        raise BadRequest(
-            "The model that never learned the target is the model itself; give another for `never`."
-        )
-    return load_model(folder)
 
 
 def _told(found: Found) -> dict[str, float]:

