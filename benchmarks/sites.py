@@ -126,7 +126,7 @@ def make_adapter(model: Path, out: Path) -> dict[str, Artifact]:
     """An adapter of small random numbers on every linear layer."""
     import torch
 
-    from classifiers.adapter import write_peft
+    from classifiers.lora import write_peft
     from guard.interventions.lora_adapter import shapes
 
     generator = torch.Generator().manual_seed(0)

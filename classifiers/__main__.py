@@ -20,6 +20,7 @@ from classifiers.checkpoints import EVERY, Checkpoint
 from classifiers.data import Example, load_examples, read_example
 from classifiers.encoding import Encoding
 from classifiers.progress import Bar, Lines, Progress, Silent
+from guard import artifacts
 from guard.detection.encoder import BACKENDS
 from guard.errors import BadRequest, LetheError
 
@@ -49,6 +50,13 @@ def _print_schemas(context: click.Context, _option: click.Parameter, wanted: boo
 @click.option("--retain", type=_File, help="Examples of what must stay, JSON lines.")
 @click.option(
     "--perturbed", type=_File, help="Wrong answers to forget questions, for `assistant`, JSON lines."
+)
+@click.option(
+    "--adapter",
+    "adapters",
+    type=_Folder,
+    multiple=True,
+    help="An adapter that was made before, for the trainers that take some; repeatable.",
 )
 @click.option("--name", "names", multiple=True, help="What the target goes by; repeatable.")
 @click.option(
@@ -88,6 +96,7 @@ def main(
     forget: Path | None,
     retain: Path | None,
     perturbed: Path | None,
+    adapters: tuple[Path, ...],
     names: tuple[str, ...],
     from_stdin: bool,
     out: Path,
@@ -103,9 +112,11 @@ def main(
     progress: str,
 ) -> None:
     """Train an artifact for the guard from examples of what must go and what must stay."""
-    if from_stdin == (forget is not None):
+    wanted = load(trainer)
+    given = from_stdin + (forget is not None)
+    if given > 1 or (wanted.needs_forget and not given):
         raise click.UsageError("Give --forget FILE, or --stdin.")
-    if model is None and load(trainer).reads == "model":
+    if model is None and wanted.reads == "model":
         raise click.UsageError("Give --model FOLDER.")
     if resume and work is None:
         raise click.UsageError("--resume needs --work FOLDER.")
@@ -114,13 +125,16 @@ def main(
     if not resume:
         checkpoint.clear()
     try:
-        if forget is None:
+        if from_stdin:
             sets, names = _read_stdin()
         else:
             sets = [load_examples(path) if path else () for path in (forget, retain, perturbed)]
         encoding = Encoding(encoder, backend, cache, encoder_digest)
         place = model or Path()  # nobody looks at it
-        task = Task(place, sets[0], sets[1], out, base_model, teller, checkpoint, names, encoding, sets[2])
+        made = tuple(map(artifacts.read, adapters))
+        task = Task(
+            place, sets[0], sets[1], out, base_model, teller, checkpoint, names, encoding, sets[2], made
+        )
         artifact = run(trainer, task, dict(map(_setting, settings)))
     except LetheError as error:
         _fail(teller, error.message)

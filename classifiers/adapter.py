@@ -8,35 +8,28 @@ and one of two ways to start it in `classifiers.fila`.
 from __future__ import annotations
 
 import itertools
-import json
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
 from pydantic import Field
 
-from classifiers import fila
+from classifiers import fila, lora
 from classifiers.base import Params, Task, Trainer
 from classifiers.checkpoints import Checkpoint
-from classifiers.data import Encoded, Example, digest, encode
+from classifiers.data import Encoded, Example, encode
 from classifiers.losses import HALVES, ChosenHalf, ChosenLoss, ChosenUpdate, Half, Idk, Nothing, Sum
 from classifiers.losses.base import Pair, Step, answers
 from classifiers.losses.updates import slope, uphill
 from classifiers.places import ChosenAttribution, Layers, Sensed, linear_layers, sensed
-from guard import artifacts
 from guard.artifacts import Artifact
 from guard.errors import BadRequest
-from guard.interventions.lora_adapter import CONFIG
 from guard.metrics.refusal import is_refusal
-from guard.metrics.rouge import rouge_l_recall
 
-WEIGHTS = "adapter_model.safetensors"
 _REFUSALS = 8  # of the retain set, the most frequent
-_AT_ONCE = 64
 _SHARES = (0.1, 0.9)  # of the whole time, when the steps begin and end
 T = TypeVar("T")
 
@@ -113,44 +106,33 @@ class Adapter(Trainer):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(task.model, local_files_only=True)
-        forget, retain = (
-            _answered(task.forget, "forget"),
-            _answered(task.retain, "retain", _needs_retain(params)),
-        )
+        forget = lora.answered(task.forget, "forget")
+        retain = lora.answered(task.retain, "retain", _needs_retain(params))
         model = AutoModelForCausalLM.from_pretrained(
             task.model, dtype=torch.float32, local_files_only=True
         ).eval()
         pairs = _pairs(model, tokenizer, forget, retain, params)
-        kept = _encoded(tokenizer, retain, params)
+        kept = lora.encoded(tokenizer, retain, params.max_tokens)
         places = _places(model, [pair.answer for pair in pairs], kept, params)
         adapted = _adapted(model, places, params)
-        measure = _Measure(adapted, tokenizer, forget, retain, params)
+        measure = lora.Measure(
+            adapted, tokenizer, forget, retain,
+            sample=params.sample, seed=params.seed, max_tokens=params.max_tokens,
+        )  # fmt: skip
         task.progress.report(_SHARES[0] / 2, "measuring before")
         with adapted.disable_adapter():
             before = measure()
         _fit(adapted, pairs, kept, params, task)
         task.progress.report(_SHARES[1], "measuring after")
-        after = measure()
-        measured = {**{f"{k}_before": v for k, v in before.items()}, **after, **measure.sizes}
-        write_peft(
-            task.out,
+        return lora.write_tensors(
+            task,
+            "adapter",
+            params,
             get_peft_model_state_dict(adapted),
             rank=params.served_rank,
             scaling=params.scaling,
             modules=places.modules,
-        )
-        return artifacts.write(
-            task.out,
-            "lora_adapter",
-            artifacts.weights_digest(task.model),
-            facts={"rank": params.served_rank, "modules": list(places.modules)},
-            measured=measured,
-            trained={
-                "trainer": "adapter",
-                "params": params.model_dump(mode="json"),
-                "forget": digest(task.forget),
-                "retain": digest(task.retain),
-            },
+            measured=measure.told(before, measure()),
         )
 
 
@@ -162,20 +144,13 @@ def _needs_retain(params: AdapterParams) -> bool:
     return not without or params.senses or params.loss.aims != "none"
 
 
-def _answered(examples: Sequence[Example], what: str, needed: bool = True) -> list[Example]:
-    found = [example for example in examples if example.answer]
-    if needed and not found:
-        raise BadRequest(f"The adapter needs {what} examples with answers.")
-    return found
-
-
 def _pairs(
     model: Any, tokenizer: Any, forget: list[Example], retain: list[Example], params: AdapterParams
 ) -> list[Pair]:
     """The forget examples with what they aim at: nothing, the refusal that the model itself finds likeliest there, so
     that a book is not refused in the words for a person, or each of several."""
     if params.loss.aims == "none":
-        return [Pair(answer) for answer in _encoded(tokenizer, forget, params)]
+        return [Pair(answer) for answer in lora.encoded(tokenizer, forget, params.max_tokens)]
     counted = Counter(example.answer for example in retain if is_refusal(example.answer))
     if not counted:
         raise BadRequest(
@@ -187,8 +162,10 @@ def _pairs(
         costs = [_cost(model, tokenizer, [replace(e, answer=text) for e in forget]) for text in refusals]
         aims = [[refusals[i]] for i in torch.stack(costs).argmin(dim=0).tolist()]
     wanted = [(example, aim) for example, own in zip(forget, aims, strict=True) for aim in own]
-    true = _encoded(tokenizer, [example for example, _ in wanted], params)
-    instead = _encoded(tokenizer, [replace(example, answer=aim) for example, aim in wanted], params)
+    true = lora.encoded(tokenizer, [example for example, _ in wanted], params.max_tokens)
+    instead = lora.encoded(
+        tokenizer, [replace(example, answer=aim) for example, aim in wanted], params.max_tokens
+    )
     return [Pair(answer, aim) for answer, aim in zip(true, instead, strict=True)]
 
 
@@ -196,16 +173,8 @@ def _pairs(
 def _cost(model: Any, tokenizer: Any, examples: list[Example]) -> torch.Tensor:
     """[n]: mean negative log-likelihood of each answer's tokens."""
     encoded = [encode(tokenizer, example) for example in examples]
-    read = [answers(model, encoded[i : i + _AT_ONCE]) for i in range(0, len(encoded), _AT_ONCE)]
+    read = [answers(model, encoded[i : i + lora.AT_ONCE]) for i in range(0, len(encoded), lora.AT_ONCE)]
     return torch.cat([one.averaged(one.nll) for one in read])
-
-
-def _encoded(tokenizer: Any, examples: Sequence[Example], params: AdapterParams) -> list[Encoded]:
-    """Examples whose answer begins within `max_tokens`, cut behind that."""
-    whole = (encode(tokenizer, example) for example in examples)
-    return [
-        replace(one, ids=one.ids[: params.max_tokens]) for one in whole if one.answer_at < params.max_tokens
-    ]
 
 
 def _places(model: Any, forget: list[Encoded], retain: list[Encoded], params: AdapterParams) -> Places:
@@ -317,76 +286,3 @@ def _batches(examples: Sequence[T], size: int, seed: int) -> Iterator[list[T]]:
             waiting += shuffle.sample(examples, len(examples))
         yield waiting[:size]
         waiting = waiting[size:]
-
-
-class _Measure:
-    """What the artifact says of itself: of samples of both sets, how likely the true answers are, and how much
-    of them the model says itself."""
-
-    def __init__(
-        self, model: Any, tokenizer: Any, forget: list[Example], retain: list[Example], params: AdapterParams
-    ) -> None:
-        self._model, self._tokenizer, self._params = model, tokenizer, params
-        rng = random.Random(params.seed)
-        self._sets = {
-            name: rng.sample(examples, min(len(examples), params.sample))
-            for name, examples in (("forget", forget), ("retain", retain))
-            if examples
-        }
-        self.sizes = {f"{name}_n": len(examples) for name, examples in self._sets.items()}
-
-    @torch.no_grad()
-    def __call__(self) -> dict[str, float]:
-        found = {}
-        for name, examples in self._sets.items():
-            encoded = _encoded(self._tokenizer, examples, self._params)
-            read = [answers(self._model, encoded[i : i + _AT_ONCE]) for i in range(0, len(encoded), _AT_ONCE)]
-            found[f"{name}_nll"] = round(float(torch.cat([one.nll for one in read]).mean()), 4)
-            said = self._answers(examples)
-            recall = [rouge_l_recall(e.answer, s) for e, s in zip(examples, said, strict=True)]
-            found[f"{name}_rouge_l_recall"] = round(sum(recall) / len(recall), 4)
-        return found
-
-    def _answers(self, examples: list[Example], size: int = _AT_ONCE) -> list[str]:
-        """Greedy answers."""
-        said = []
-        for start in range(0, len(examples), size):
-            prompts = [
-                encode(self._tokenizer, replace(e, answer="")).ids[-self._params.max_tokens :]
-                for e in examples[start : start + size]
-            ]
-            longest = max(map(len, prompts))
-            ids = torch.zeros(len(prompts), longest, dtype=torch.long)
-            mask = torch.zeros_like(ids)
-            for row, prompt in enumerate(prompts):
-                ids[row, longest - len(prompt) :], mask[row, longest - len(prompt) :] = (
-                    torch.tensor(prompt),
-                    1,
-                )
-            out = self._model.generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=64, do_sample=False,
-                pad_token_id=self._tokenizer.eos_token_id,
-            )  # fmt: skip
-            said += self._tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
-        return said
-
-
-def write_peft(
-    folder: Path, tensors: Mapping[str, torch.Tensor], *, rank: int, scaling: float, modules: Sequence[str]
-) -> None:
-    """The two files that PEFT and vLLM read. PEFT's own writer would add a path of this machine."""
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: t.detach().contiguous() for name, t in tensors.items()}, folder / WEIGHTS)
-    config = {
-        "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
-        "r": rank,
-        "lora_alpha": scaling * rank,
-        "lora_dropout": 0.0,
-        "bias": "none",
-        "target_modules": sorted(modules),
-        "inference_mode": True,
-    }
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
@@ -31,7 +32,8 @@ class Params(BaseModel):
 @dataclass(frozen=True, slots=True)
 class Task:
     """What to train on and where to. `forget` are examples of what must go, `retain` of what must stay, `perturbed`
-    wrong answers to what `forget` asks, and `names` what the target goes by.
+    wrong answers to what `forget` asks, `names` what the target goes by, and `adapters` artifacts of `lora_adapter`
+    that were made before, for trainers that make one of them or go on from them.
 
     `base_model` is the digest of the weights that the artifact is wanted for; None: those in `model`. Trainers of
     detectors read `encoder` and no model. A trainer tells
@@ -48,15 +50,19 @@ class Task:
     names: tuple[str, ...] = ()
     encoder: Encoding = field(default_factory=Encoding)
     perturbed: tuple[Example, ...] = ()
+    adapters: tuple[Artifact, ...] = ()
 
 
 class Trainer:
     """One trainer. The table in this package names each exactly once. It `reads` the served model, or the detectors'
-    encoder, and makes its artifact for that; `perturbed` is whether it learns from wrong answers."""
+    encoder, and makes its artifact for that; `perturbed` is whether it learns from wrong answers, `adapters` whether it
+    takes adapters that were made before, and `needs_forget` whether it makes nothing without forget examples."""
 
     params_type: ClassVar[type[Params]] = Params
     reads: ClassVar[Literal["model", "encoder"]] = "model"
     perturbed: ClassVar[bool] = False
+    adapters: ClassVar[bool] = False
+    needs_forget: ClassVar[bool] = True
 
     def train(self, task: Task, params: Any) -> Artifact:
         """Write the artifact to `task.out`, with what was measured.
@@ -93,8 +99,8 @@ def run(name: str, task: Task, params: dict[str, Any]) -> Artifact:
     """Train with checked parameters on checked examples.
 
     Raises:
-        BadRequest: no such trainer or parameter, a value out of range, examples that do not go together, or a model
-            that is not the wanted one. No training has started then.
+        BadRequest: no such trainer or parameter, a value out of range, examples that do not go together, a model that
+            is not the wanted one, or adapters for another. No training has started then.
     """
     trainer = load(name)
     try:
@@ -103,12 +109,13 @@ def run(name: str, task: Task, params: dict[str, Any]) -> Artifact:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         raise BadRequest(f"{name}: {where}: {first['msg']}.") from None
-    check(task.forget, task.retain, task.perturbed)
+    check(task.forget, task.retain, task.perturbed, needs_forget=trainer.needs_forget)
     if task.perturbed and not trainer.perturbed:
         raise BadRequest(f"{name} does not learn from wrong answers; leave `perturbed` out.")
     found = _made_for(trainer, task)
+    _check_adapters(name, trainer, task.adapters, found)
     sets = [*map(digest, (task.forget, task.retain, task.perturbed)), list(task.names)]
-    purpose = [name, checked.model_dump(mode="json"), *sets, found]
+    purpose = [name, checked.model_dump(mode="json"), *sets, found, [one.digest for one in task.adapters]]
     named = hashlib.sha256(json.dumps(purpose).encode()).hexdigest()
     artifact = trainer.train(replace(task, checkpoint=replace(task.checkpoint, purpose=named)), checked)
     task.checkpoint.clear()
@@ -126,3 +133,17 @@ def _made_for(trainer: Trainer, task: Task) -> str:
             f"on has the weights {found[:16]}."
         )
     return found
+
+
+def _check_adapters(name: str, trainer: Trainer, adapters: Sequence[Artifact], model: str) -> None:
+    """Raises BadRequest: the trainer takes none, one is no adapter, or was made for other weights than `model`'s."""
+    if adapters and not trainer.adapters:
+        raise BadRequest(f"{name} does not take adapters that were made before; leave `adapters` out.")
+    for number, one in enumerate(adapters, 1):
+        if one.manifest.method != "lora_adapter":
+            raise BadRequest(f"Adapter {number} was made for {one.manifest.method}, not for lora_adapter.")
+        if one.manifest.base_model != model:
+            raise BadRequest(
+                f"Adapter {number} was made for the weights {one.manifest.base_model[:16]}, and the model has the "
+                f"weights {model[:16]}."
+            )

@@ -80,15 +80,22 @@ def read_example(row: dict[str, Any]) -> Example:
     return example
 
 
-def check(forget: Sequence[Example], retain: Sequence[Example], perturbed: Sequence[Example] = ()) -> None:
+def check(
+    forget: Sequence[Example],
+    retain: Sequence[Example],
+    perturbed: Sequence[Example] = (),
+    *,
+    needs_forget: bool = True,
+) -> None:
     """Whether one can train on these at all. Texts are compared without regard to case and spaces; the message names
     examples by their number and holds none of their text. `perturbed` are wrong answers to forget questions.
 
     Raises:
-        BadRequest: there is nothing to forget, an example says nothing or was read in a wrong encoding, one stands
-            twice in its set, one of what must stay asks what one of what must go asks, or a wrong answer is none.
+        BadRequest: there is nothing to forget where that is needed, an example says nothing or was read in a wrong
+            encoding, one stands twice in its set, one of what must stay asks what one of what must go asks, or a wrong
+            answer is none.
     """
-    if not forget:
+    if needs_forget and not forget:
         raise BadRequest("There are no forget examples; give some.")
     for name, examples in (("Forget", forget), ("Retain", retain), ("Perturbed", perturbed)):
         seen: dict[tuple[str, ...], int] = {}

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from classifiers.activations import load_model
-from classifiers.adapter import write_peft
 from classifiers.edited import Row, Speaker, Treatment, draws
+from classifiers.lora import write_peft
 from guard import artifacts, interventions
 from guard.errors import BadRequest
 from guard.interventions.assistant import beginning, merge

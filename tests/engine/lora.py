@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from classifiers.adapter import write_peft
+from classifiers.lora import write_peft
 from guard import artifacts
 from guard.artifacts import Artifact
 from guard.types import Edit
