@@ -10,7 +10,8 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from cryptography.exceptions import InvalidTag
+from cryptography.exceptions import InvalidSignature, InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from guard.errors import ConfigError
@@ -32,6 +33,7 @@ class Secrets:
             )
         self._master = master
         self._sealing = AESGCM(self._derive("seal"))
+        self._signing = Ed25519PrivateKey.from_private_bytes(self._derive("sign"))
 
     @classmethod
     def load(cls, data_dir: Path, env: str | None = None) -> Secrets:
@@ -73,5 +75,28 @@ class Secrets:
                 "Stored text cannot be opened with this master secret; start with the one it was written with."
             ) from None
 
+    @property
+    def public_key(self) -> bytes:
+        """32 bytes: with them anybody can tell what this installation has signed."""
+        return self._signing.public_key().public_bytes_raw()
+
+    def sign(self, content: bytes) -> bytes:
+        """64 bytes: the Ed25519 signature of this installation."""
+        return self._signing.sign(content)
+
     def _derive(self, purpose: str) -> bytes:
         return hmac.new(self._master, b"lethe:" + purpose.encode(), hashlib.sha256).digest()
+
+
+def fingerprint(public_key: bytes) -> str:
+    """64 hex digits by which people compare public keys."""
+    return hashlib.sha256(public_key).hexdigest()
+
+
+def is_signed(content: bytes, signature: bytes, public_key: bytes) -> bool:
+    """Whether the owner of the public key signed just these bytes."""
+    try:
+        Ed25519PublicKey.from_public_bytes(public_key).verify(signature, content)
+    except (InvalidSignature, ValueError):
+        return False
+    return True

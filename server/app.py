@@ -15,6 +15,7 @@ from guard.engine import serving
 from guard.engine.launch import Proof
 from guard.engine.reading import encode
 from guard.errors import LetheError
+from guard.evidence import Evidence
 from guard.library import Library
 from guard.pipeline import Guard
 from guard.register import Register
@@ -43,6 +44,7 @@ class Services:
     jobs: Runner
     log: DecisionLog
     authenticator: Authenticator
+    evidence: Evidence
     guard: Guard
     open_inference: bool
 
@@ -89,6 +91,7 @@ class Live:
             "inference": {"open": self.services.open_inference, "demo": auth.demo, "no_auth": auth.no_auth},
             "bypasses": self.services.guard.bypasses,
             "decisions_dropped": self.services.log.dropped,
+            "evidence_key": self.services.evidence.fingerprint,
         }
 
 
@@ -112,6 +115,7 @@ def attach(app: FastAPI, services: Services, engine: GuardedAsyncLLM, proof: Pro
                 services.jobs,
                 services.log,
                 services.authenticator,
+                services.evidence,
                 check,
                 score,
                 live.status,

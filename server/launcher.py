@@ -23,6 +23,7 @@ from guard.audit import DecisionLog
 from guard.config import Settings, load_settings
 from guard.crypto import Secrets
 from guard.errors import StartupError
+from guard.evidence import Evidence
 from guard.library import Library
 from guard.pipeline import Guard
 from guard.register import Register
@@ -185,6 +186,7 @@ async def services_of(settings: Settings) -> AsyncIterator[Services]:
                 jobs,
                 decisions,
                 authenticator,
+                Evidence(store, register, secrets),
                 guard,
                 open_inference(settings),
             )

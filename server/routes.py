@@ -86,6 +86,7 @@ TABLE: tuple[Route, ...] = (
         "/admin/v1/targets/import",
         "/admin/v1/targets/export",
         "/admin/v1/targets/{id}",
+        "/admin/v1/targets/{id}/evidence",
         "/admin/v1/check",
         "/admin/v1/score",
         "/admin/v1/decisions",

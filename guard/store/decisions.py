@@ -41,6 +41,15 @@ class Filter:
 
 
 @dataclass(frozen=True, slots=True)
+class Count:
+    """How many decisions, by action, and when the first and the last of them were made."""
+
+    by_action: Mapping[str, int] = field(default_factory=dict)
+    first: float | None = None
+    last: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Page:
     """Newest first; `before` asks for the next page and is None on the last."""
 
@@ -88,6 +97,23 @@ class Decisions:
             rows = connection.execute(query).all()
             data = self._render(connection, rows[:limit])
         return Page(data, rows[limit - 1].seq if len(rows) > limit else None)
+
+    def count(self, target_id: str) -> Count:
+        """The kept decisions that name this target."""
+        number, first, last = sa.func.count(), sa.func.min(decisions.c.time), sa.func.max(decisions.c.time)
+        query = (
+            sa.select(decisions.c.action, number, first, last)
+            .join(decision_targets, decision_targets.c.seq == decisions.c.seq)
+            .group_by(decisions.c.action)
+            .order_by(decisions.c.action)
+        )
+        with self._database.read() as connection:
+            uid = self._uids(connection, {target_id}).get(target_id, "")
+            rows = connection.execute(query.where(decision_targets.c.uid == uid)).all()
+        if not rows:
+            return Count()
+        by_action = {action: of for action, of, _, _ in rows}
+        return Count(by_action, min(row[2] for row in rows), max(row[3] for row in rows))
 
     def prune(self, older_than: float) -> int:
         """Delete what is older; how many there were."""

@@ -54,6 +54,12 @@ class Targets:
         with self._database.read() as connection:
             return [self._open(row) for row in connection.execute(query)]
 
+    def deleted_at(self, target_id: str) -> float | None:
+        """When the target was deleted, in seconds since the epoch; None: it was not, or it was purged."""
+        query = sa.select(targets.c.deleted_at).where(targets.c.key == self._key(target_id))
+        with self._database.read() as connection:
+            return connection.scalar(query)
+
     def next_versions(self, ids: Iterable[str]) -> dict[str, int]:
         """The version that each id gets next; numbers go on after deletion and purge, so no ETag repeats."""
         by_key = {self._key(target_id): target_id for target_id in ids}

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from guard.audit import DecisionLog
+from guard.evidence import Evidence
 from guard.register import Register
 from server.auth import Authenticator
 from server.jobs import Runner
@@ -23,6 +24,7 @@ class Services:
     jobs: Runner
     log: DecisionLog
     authenticator: Authenticator
+    evidence: Evidence
     check: Callable[[Json], Awaitable[Mapping[str, Any]]]
     score: Callable[[Json], Awaitable[Mapping[str, Any]]]
     status: Callable[[], Awaitable[Mapping[str, Any]]]

@@ -20,7 +20,15 @@ from server.admin.route import (
     json_body,
     takes,
 )
-from server.admin.schemas import Deleted, ImportResult, TargetBody, TargetPage, TargetView, Validation
+from server.admin.schemas import (
+    Deleted,
+    ImportResult,
+    OpenObject,
+    TargetBody,
+    TargetPage,
+    TargetView,
+    Validation,
+)
 from server.admin.services import Services
 from server.auth import Permission, Principal
 
@@ -104,6 +112,14 @@ def _add_single_reads(router: APIRouter, services: Services) -> None:
         """One target, with its ETag."""
         view, _ = services.register.view(id, who.tenant)
         return _tagged(view, 200)
+
+    @router.get("/targets/{id}/evidence", responses=answers(404, _200=OpenObject))
+    async def get_evidence(
+        id: str,  # noqa: A002
+        who: Principal = allowed(services, Permission.READ_DECISIONS),
+    ) -> Response:
+        """What a forget request can show, signed; kept for a deleted target, gone with a purge."""
+        return Response(await services.evidence.bundle(id, who.tenant), media_type="application/json")
 
 
 def _add_single_writes(router: APIRouter, services: Services) -> None:

@@ -127,10 +127,7 @@ def export(output: Path | None, server: str, key: str | None) -> None:
     if output is None:
         click.echo(content, nl=False)
         return
-    try:
-        output.write_bytes(content)
-    except OSError as error:
-        raise Failure(f"{output} cannot be written: {error.strerror}.") from None
+    _write(output, content)
     count = content.count(b"\n")
     click.echo(f"{count} targets written to {output}", err=True)
 
@@ -146,6 +143,45 @@ def remove(target_id: str, purge: bool, yes: bool, server: str, key: str | None)
         click.confirm(f"Erase everything that is stored about {target_id}?", abort=True, err=True)
     connect(server, key).json("DELETE", path_of(target_id), params={"purge": "true"} if purge else {})
     click.echo(f"{target_id} {'purged' if purge else 'removed'}")
+
+
+@targets.command(epilog=example("lethe targets evidence jane-doe --out jane-doe.evidence.json"))
+@click.argument("target_id", metavar="ID")
+@click.option(
+    "--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write; stdout otherwise."
+)
+@remote
+def evidence(target_id: str, out: Path | None, server: str, key: str | None) -> None:
+    """What a forget request can show of a target, as a signed file without its text."""
+    content = connect(server, key).call("GET", f"{path_of(target_id)}/evidence").content
+    if out is None:
+        click.echo(content, nl=False)
+        return
+    _write(out, content)
+    click.echo(f"written to {out}", err=True)
+
+
+@targets.command(epilog=example("lethe targets verify jane-doe.evidence.json --fingerprint 5f0c..."))
+@click.argument("file", type=click.File("rb"))
+@click.option(
+    "--fingerprint",
+    required=True,
+    help="Of the installation's key: `evidence_key` in its GET /admin/v1/status.",
+)
+def verify(file: Any, fingerprint: str) -> None:
+    """Check a signed evidence file; needs no server."""
+    from guard.evidence import verified
+
+    claims = verified(file.read(), fingerprint)
+    since = claims["enforcement"]["enforced_since"] or "not enforced"
+    click.echo(f"valid: issued {claims['issued_at']}, enforced since {since}")
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.write_bytes(content)
+    except OSError as error:
+        raise Failure(f"{path} cannot be written: {error.strerror}.") from None
 
 
 def _read_object(file: TextIO) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from guard.artifacts import ArtifactStore
 from guard.audit import DecisionLog
 from guard.config import JobSettings
+from guard.evidence import Evidence
 from guard.register import Register
 from guard.store import Store
 from server.admin import PREFIX, Services, admin_router
@@ -60,7 +61,10 @@ def admin(folder: Path, **options: Any) -> Iterator[Admin]:
         return register.status()
 
     app = FastAPI()
-    app.include_router(admin_router(Services(register, jobs, log, authenticator, check, check, status)))
+    evidence = Evidence(store, register, SECRETS)
+    app.include_router(
+        admin_router(Services(register, jobs, log, authenticator, evidence, check, check, status))
+    )
     headers = {"Authorization": f"Bearer {ADMIN}"}
     base_url = f"http://lethe{PREFIX}"
     with TestClient(app, base_url=base_url, headers=headers, raise_server_exceptions=False) as http:

@@ -15,6 +15,7 @@ NEEDS = {
     ("PUT", "/targets/{id}"): Permission.WRITE_TARGETS,
     ("PATCH", "/targets/{id}"): Permission.WRITE_TARGETS,
     ("DELETE", "/targets/{id}"): Permission.WRITE_TARGETS,
+    ("GET", "/targets/{id}/evidence"): Permission.READ_DECISIONS,
     ("POST", "/targets/validate"): Permission.WRITE_TARGETS,
     ("POST", "/targets/import"): Permission.WRITE_TARGETS,
     ("GET", "/targets/export"): Permission.READ_TARGETS,
@@ -44,7 +45,7 @@ READS = {
 
 
 def routes() -> list[tuple[str, str]]:
-    nothing = Services(None, None, None, None, None, None, None)  # type: ignore[arg-type]
+    nothing = Services(None, None, None, None, None, None, None, None)  # type: ignore[arg-type]
     found = admin_router(nothing).routes
     return [(method, route.path.removeprefix(PREFIX)) for route in found for method in sorted(route.methods)]
 
