@@ -36,6 +36,7 @@ from server.jobs_trainer import PROGRAM, Log, Trainer, TrainerFailed, schemas
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
+ADAPTERS = "lora_adapter"  # the method of what a job may take
 CHECKPOINT, OUT = "checkpoint.pt", "out"  # in a job's folder
 LOST = "The server stopped while this job ran, and its trainer had left no checkpoint; start it again."
 
@@ -94,17 +95,20 @@ class Runner:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._waiting = asyncio.Event()
         self._kinds: dict[str, Any] | None = None
+        self._model: Model | None = None
         self._loop: asyncio.Task[None] | None = None
 
     async def submit(self, kind: str, target: str, request: Request, tenant: str | None) -> Job:
         """Queue a job.
 
         Raises:
-            BadRequest: no such kind, or parameters that its trainer does not take.
+            BadRequest: no such kind, parameters that its trainer does not take, or adapters that are none for the
+                served model.
             NotFound: no such target, or not for this tenant.
         """
         check_params(kind, request.params, await self.kinds())
         self._view(target, tenant)
+        await self._check_adapters(request.adapters, tenant)
         job = await self._store(lambda: self._jobs.create(kind, target, tenant, request, self._clock()))
         self._waiting.set()
         return job
@@ -148,6 +152,7 @@ class Runner:
 
     def start(self, model: Model) -> None:
         """Run the jobs of the queue from now on, for this model."""
+        self._model = model
         self._loop = asyncio.create_task(self._run(model))
 
     async def close(self) -> None:
@@ -281,9 +286,29 @@ class Runner:
         command += [*self._encoder, "--base-model", model.digest]
         command += ["--work", str(folder), "--out", str(folder / OUT)]
         command += ["--resume"] if resume else []
+        for digest in job.request.adapters:
+            command += ["--adapter", str(self._artifacts.get(digest).folder)]
         for name, value in params.items():
             command += ["--set", f"{name}={json.dumps(value)}"]
         return command
+
+    async def _check_adapters(self, digests: Sequence[str], tenant: str | None) -> None:
+        """Raises BadRequest: the store, or what a tenant sees of it, has no such adapter for the served model."""
+        if not digests:
+            return
+        here = {row["digest"]: row for row in await self._register.artifacts(tenant)}
+        model = self._model.digest if self._model else None
+        for digest in digests:
+            row = here.get(digest)
+            if row is None:
+                why = "is not here; `lethe artifacts list` shows what is"
+            elif row["method"] != ADAPTERS:
+                why = f"was made for {row['method']}, not for {ADAPTERS}"
+            elif model not in (None, row["base_model"]):
+                why = "was made for another model than the served one"
+            else:
+                continue
+            raise BadRequest(f"The artifact {digest[:16]} {why}.", param="params.adapters")
 
     async def _attend(self, job: Job, trainer: Trainer, log: Log, version: int) -> None:
         """Renew the lease until the trainer has ended.

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import secrets as random
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import sqlalchemy as sa
@@ -26,8 +26,8 @@ UNFINISHED = ("queued", "running")
 @dataclass(frozen=True, slots=True)
 class Request:
     """What was asked for: the trainer's parameters, whether its artifact goes into the target, examples in place of the
-    target's own (None: its own), and wrong answers. The examples of an ended job are erased; `given` keeps their
-    numbers."""
+    target's own (None: its own), wrong answers, and digests of the adapters that it takes. The examples of an ended job
+    are erased; `given` keeps their numbers."""
 
     params: Mapping[str, Any] = field(default_factory=dict)
     attach: bool = True
@@ -35,6 +35,7 @@ class Request:
     retain: tuple[Mapping[str, Any], ...] | None = None
     given: Mapping[str, int] = field(default_factory=dict)
     perturbed: tuple[Mapping[str, Any], ...] | None = None
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,7 +217,7 @@ class Jobs:
 
     def _ended(self, job: Job) -> dict[str, Any]:
         """An ended job belongs to nobody and keeps no examples."""
-        kept = Request(job.request.params, job.request.attach, given=job.request.given)
+        kept = replace(job.request, forget=None, retain=None, perturbed=None)
         return {"runner": None, "lease": None, "sealed_request": self._seal(job.id, kept)}
 
     def _get(self, connection: sa.Connection, job_id: str) -> Job:
@@ -232,16 +233,15 @@ class Jobs:
     def _open(self, row: sa.Row) -> Job:
         values = {name: getattr(row, name) for name in Job.__slots__ if name in jobs.c}
         request = self._secrets.open(row.sealed_request, label=self._label(row.id, Request))
-        sets = {name: request.get(name) for name in ("forget", "retain", "perturbed")}
+        given = {name: request.get(name) for name in ("forget", "retain", "perturbed")}
+        sets = {name: None if rows is None else tuple(rows) for name, rows in given.items()}
         report = {}
         if row.sealed_report is not None:
             report = self._secrets.open(row.sealed_report, label=self._label(row.id, Report))
         return Job(
             **values,
             target=self._secrets.open(row.sealed_id, label=f"id:{row.key}"),
-            request=Request(
-                **{**request, **{n: None if rows is None else tuple(rows) for n, rows in sets.items()}}
-            ),
+            request=Request(**{**request, **sets, "adapters": tuple(request.get("adapters", ()))}),
             report=Report(tuple(report.get("log", ())), report.get("error")),
         )
 

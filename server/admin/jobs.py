@@ -69,7 +69,8 @@ def add_routes(router: APIRouter, services: Services) -> None:
 def _request(body: JobBody) -> Request:
     sets = {name: _rows(getattr(body.params, name)) for name in ("forget", "retain", "perturbed")}
     given = {name: len(rows) for name, rows in sets.items() if rows is not None}
-    return Request(dict(body.params.model_extra or {}), body.params.attach, given=given, **sets)
+    params, adapters = dict(body.params.model_extra or {}), tuple(body.params.adapters)
+    return Request(params, body.params.attach, given=given, adapters=adapters, **sets)
 
 
 def _rows(examples: list[ExampleBody] | None) -> tuple[Json, ...] | None:
@@ -92,7 +93,7 @@ def _view(job: Job) -> Json:
         "id": job.id,
         "kind": job.kind,
         "target": job.target,
-        "params": {**job.request.params, "attach": job.request.attach},
+        "params": {**job.request.params, "attach": job.request.attach, **_adapters(job)},
         "examples": dict(job.request.given),
         "state": job.state,
         "progress": job.progress,
@@ -104,6 +105,10 @@ def _view(job: Job) -> Json:
         "started_at": _iso(job.started_at),
         "ended_at": _iso(job.ended_at),
     }
+
+
+def _adapters(job: Job) -> Json:
+    return {"adapters": list(job.request.adapters)} if job.request.adapters else {}
 
 
 def _iso(seconds: float | None) -> str | None:

@@ -99,13 +99,15 @@ class ExampleBody(_Body):
 
 class JobParams(BaseModel):
     """The parameters of every kind: whether the artifact goes into the target, examples in place of the target's own,
-    and wrong answers to forget questions for a kind that learns from them. All others are the trainer's."""
+    wrong answers to forget questions for a kind that learns from them, and digests of adapters that were made before
+    for a kind that takes some. All others are the trainer's."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
     attach: bool = True
     forget: list[ExampleBody] | None = None
     retain: list[ExampleBody] | None = None
     perturbed: list[ExampleBody] | None = None
+    adapters: list[Digest] = []
 
 
 class JobBody(_Body):

@@ -40,6 +40,13 @@ def jobs() -> None:
     type=click.File(encoding="utf-8-sig"),
     help="Wrong answers to forget questions, for `assistant`, JSON lines.",
 )
+@click.option(
+    "--adapter",
+    "adapters",
+    multiple=True,
+    metavar="DIGEST",
+    help="An adapter of the server's store, for kinds that take some; repeatable.",
+)
 @click.option("--attach/--no-attach", default=True, show_default=True, help="Put the result into the target.")
 @click.option("--wait", is_flag=True, help="Until the job has ended; 1 is returned where it did not succeed.")
 @remote
@@ -50,6 +57,7 @@ def start(
     forget: Any,
     retain: Any,
     perturbed: Any,
+    adapters: tuple[str, ...],
     attach: bool,
     wait: bool,
     server: str,
@@ -61,6 +69,8 @@ def start(
     for name, file in (("forget", forget), ("retain", retain), ("perturbed", perturbed)):
         if file is not None:
             params[name] = _rows(file, name)
+    if adapters:
+        params["adapters"] = adapters
     job = client.json("POST", "/jobs", json={"kind": kind, "target": target, "params": params})
     click.echo(job["id"])
     if wait:

@@ -18,7 +18,13 @@ from tests.guard.register_fakes import SECRETS, open_store
 
 SECRET = "a question about jane"
 GIVEN = Request(
-    {"rank": 4}, False, ({"prompt": SECRET},), (), {"forget": 1, "retain": 0}, ({"prompt": SECRET},)
+    {"rank": 4},
+    False,
+    ({"prompt": SECRET},),
+    (),
+    {"forget": 1, "retain": 0},
+    ({"prompt": SECRET},),
+    ("d" * 64,),
 )
 
 

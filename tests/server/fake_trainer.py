@@ -35,7 +35,7 @@ def options(words: list[str]) -> tuple[dict[str, str], dict[str, object]]:
             key, _, value = words.pop(0).partition("=")
             params[key] = json.loads(value)
         else:
-            found[name] = words.pop(0)
+            found[name] = " ".join(filter(None, (found.get(name), words.pop(0))))
     return found, params
 
 
@@ -61,6 +61,7 @@ def main() -> None:
     seen = {
         "rows": rows, "nice": os.nice(0), "threads": os.environ["OMP_NUM_THREADS"], "pid": os.getpid(),
         "secrets": sorted(name for name in os.environ if name.startswith("LETHE_")),
+        "adapters": found.get("adapter", "").split(),
         "resume": "resume" in found, "model": found["model"], "temporary": tempfile.gettempdir(),
         "session": SESSION.read_text().split()[-1] if SESSION.exists() else None,
     }  # fmt: skip

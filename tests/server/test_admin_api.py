@@ -315,6 +315,8 @@ def test_the_life_of_a_job(trainers):
         ({"kind": "tuned", "target": "jane", "params": {"attach": 5}}, 400, "params.attach"),
         ({"kind": "tuned", "target": "jane", "params": {"forget": ["x"]}}, 400, "params.forget.0"),
         ({"kind": "tuned", "target": "jane", "params": {"perturbed": 2}}, 400, "params.perturbed"),
+        ({"kind": "tuned", "target": "jane", "params": {"adapters": ["x"]}}, 400, "params.adapters.0"),
+        ({"kind": "tuned", "target": "jane", "params": {"adapters": ["d" * 64]}}, 400, "params.adapters"),
         (
             {"kind": "tuned", "target": "jane", "params": {"retain": [{"answer": "x"}]}},
             400,

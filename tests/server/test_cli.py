@@ -12,6 +12,8 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
+from guard import artifacts
+from guard.artifacts import ArtifactStore
 from guard.errors import StartupError
 from server.cli import local, main
 from server.cli.client import Client
@@ -217,9 +219,11 @@ def trainers(tmp_path):
 def test_the_jobs_commands(trainers, tmp_path):
     forget = tmp_path / "forget.jsonl"
     forget.write_text('\ufeff{"prompt": "who is\u2028jane", "answer": "a baker"}\n', encoding="utf-8")
+    made = artifacts.write(tmp_path / "made", "lora_adapter", "0" * 64)
+    made = ArtifactStore(tmp_path / "artifacts").add(made.folder).digest
     started = lethe(
         *("jobs", "start", "tuned", "jane", "--set", "steps=3", "--forget", str(forget), "--no-attach"),
-        *("--perturbed", str(forget)),
+        *("--perturbed", str(forget), "--adapter", made),
         api=trainers,
     )
     assert started.exit_code == 0, started.output
@@ -227,6 +231,7 @@ def test_the_jobs_commands(trainers, tmp_path):
     assert trainers.store.jobs.get(job).request.params == {"steps": 3}
     assert trainers.store.jobs.get(job).request.attach is False
     assert trainers.store.jobs.get(job).request.given == {"forget": 1, "perturbed": 1}
+    assert trainers.store.jobs.get(job).request.adapters == (made,)
     (line,) = lethe("jobs", "list", "--state", "queued", api=trainers).output.splitlines()
     assert line.split() == [job, "queued", "0%", "tuned", "jane"]
     assert lethe("jobs", "show", job, api=trainers).output == "queued, 0%\n"

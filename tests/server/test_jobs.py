@@ -15,10 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from guard import artifacts
 from guard.artifacts import ArtifactStore
 from guard.config import JobSettings
 from guard.errors import BadRequest, NotFound
-from guard.register import Register
+from guard.register import Caller, Register
 from guard.store import Store
 from guard.store.jobs import Filter, Job, Request
 from server.jobs import LOST, Model, Runner, Times, ladder_with
@@ -192,6 +193,54 @@ async def test_given_examples_replace_the_targets_own_and_are_erased_when_the_jo
     sets = {"forget": list(rows), "retain": [], "perturbed": list(rows)}
     assert seen["rows"] == {**sets, "names": ["Jane Doe"]}
     assert (job.request.forget, job.request.perturbed, job.request.given) == (None, None, given)
+
+
+def adapter(here: House, folder: Path, method: str = "lora_adapter", base_model: str = MODEL) -> str:
+    """The digest of an artifact that was brought into the store."""
+    made = artifacts.write(folder / method / base_model[:2], method, base_model)
+    return ArtifactStore(here.folder / "artifacts").add(made.folder).digest
+
+
+async def test_adapters_that_were_made_before_are_given_to_the_trainer_as_folders(here, tmp_path):
+    here.start()
+    made = adapter(here, tmp_path / "made")
+    job = await here.done(await here.submit(adapters=(made,)))
+    (seen,) = await here.trained()
+    assert seen["adapters"] == [str(here.folder / "artifacts" / made)]
+    assert (job.state, job.request.adapters) == ("succeeded", (made,))
+
+
+async def test_an_adapter_that_is_none_for_this_model_is_refused_before_the_job_is_queued(here, tmp_path):
+    here.start()
+    wrong = {
+        "is not here": "d" * 64,
+        "was made for tuned, not for lora_adapter": adapter(here, tmp_path / "made", "tuned"),
+        "was made for another model": adapter(here, tmp_path / "made", base_model="0" * 64),
+    }
+    for why, digest in wrong.items():
+        with pytest.raises(BadRequest, match=why) as caught:
+            await here.submit(adapters=(digest,))
+        assert caught.value.param == "params.adapters"
+    assert await here.runner.page(Filter(), limit=9) == []
+
+
+async def test_a_tenant_names_only_adapters_of_its_own_targets(here, tmp_path):
+    made = adapter(here, tmp_path / "made")
+    rung = {"method": "lora_adapter", "params": {"artifact": made}}
+    mine = {"name": "Mina Roe", "scope": {"tenants": ["acme"]}}
+    await here.register.put("mina", mine, Caller("acme"))
+    request = Request(adapters=(made,))
+    with pytest.raises(BadRequest, match="is not here"):
+        await here.runner.submit("tuned", "mina", request, "acme")
+    await here.register.put("mina", {**mine, "intervention": [rung]}, Caller("acme"))
+    assert (await here.runner.submit("tuned", "mina", request, "acme")).request.adapters == (made,)
+
+
+async def test_an_adapter_that_is_gone_when_the_job_begins_is_the_jobs_error(here, tmp_path):
+    job = await here.submit(adapters=(made := adapter(here, tmp_path / "made"),))
+    assert ArtifactStore(here.folder / "artifacts").remove(made)
+    here.start()
+    assert (await here.done(job)).report.error == f"There is no artifact {made[:16]} here."
 
 
 @pytest.mark.parametrize(
