@@ -1,5 +1,5 @@
 """`python -m benchmarks unmatched | sites`: guarded against bare vLLM, in paired alternation; `jobs` and `kinds`
-train on a guarded server; `detection`, `pooling`, `classifiers`, `features` and `losses` need none."""
+train on a guarded server; the others need none."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ from benchmarks.jobs import jobs
 from benchmarks.kinds import kinds
 from benchmarks.losses import losses
 from benchmarks.pooling import pooling
+from benchmarks.relearning import relearning
 from benchmarks.sites import sites
+from benchmarks.tofu import tofu_command
+from benchmarks.twin import twin
 from evals import serve
 from evals.admin import Admin
 from evals.client import Client, chat
@@ -126,7 +129,10 @@ main.add_command(jobs)
 main.add_command(kinds)
 main.add_command(losses)
 main.add_command(pooling)
+main.add_command(relearning)
 main.add_command(sites)
+main.add_command(tofu_command)
+main.add_command(twin)
 
 if __name__ == "__main__":
     main(prog_name="python -m benchmarks")

@@ -7,22 +7,24 @@ untouched model and the one that never learned the targets are asked the same. A
 
 from __future__ import annotations
 
-import hashlib
 import json
 import random
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
+from benchmarks.local import said
+from benchmarks.runs import Runs, key
 from classifiers.activations import load_model
 from classifiers.base import Task, run
-from classifiers.data import Example, encode
+from classifiers.data import Example
 from evals.items import FORGET, Item, load_items
 from guard.artifacts import weights_digest
 from guard.detection import Compiler, Gate, load_encoder
@@ -54,7 +56,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "memflex": {"loss": "idk", "attribution": "memflex"},
 }
 """What is trained in each row, beside the budget."""
-NEW_TOKENS, AT_ONCE = 48, 64
+NEW_TOKENS = 48
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +71,8 @@ class World:
 
     def key(self, row: str, seed: int) -> str:
         """What a run is known by: the same settings, questions and model make the same run."""
-        about = [
-            ROWS[row],
-            BUDGET,
-            seed,
-            [item.id for item in self.asked],
-            self.matched,
-            weights_digest(MODEL),
-        ]
-        return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+        asked = [item.id for item in self.asked]
+        return key(ROWS[row], BUDGET, seed, asked, self.matched, weights_digest(MODEL))
 
 
 def world(sample: int | None, cache: Path, threads: int) -> World:
@@ -110,22 +105,9 @@ def _prompt(item: Item) -> Prompt:
     return Prompt(item.prompt, messages=tuple(Message(role, content) for role, content in item.turns))
 
 
-@torch.inference_mode()
 def answers(model: Any, tokenizer: Any, items: Sequence[Item]) -> list[str]:
     """Greedy."""
-    said: list[str] = []
-    prompts = [encode(tokenizer, Example(item.turns)).ids for item in items]
-    for start in range(0, len(prompts), AT_ONCE):
-        batch = prompts[start : start + AT_ONCE]
-        longest = max(map(len, batch))
-        ids = torch.tensor([[0] * (longest - len(one)) + list(one) for one in batch])
-        mask = torch.tensor([[0] * (longest - len(one)) + [1] * len(one) for one in batch])
-        out = model.generate(
-            input_ids=ids, attention_mask=mask, max_new_tokens=NEW_TOKENS, do_sample=False,
-            pad_token_id=tokenizer.eos_token_id,
-        )  # fmt: skip
-        said += tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
-    return said
+    return said(model, tokenizer, [Example(item.turns) for item in items], NEW_TOKENS)
 
 
 def scored(world: World, said: Sequence[str]) -> dict[str, list[float]]:
@@ -148,27 +130,7 @@ def trained(world: World, row: str, seed: int) -> dict[str, Any]:
         scores = scored(
             world, answers(PeftModel.from_pretrained(model, made.folder).eval(), tokenizer, world.asked)
         )
-    return {
-        "key": world.key(row, seed),
-        "row": row,
-        "seed": seed,
-        "seconds": round(took, 1),
-        "scores": scores,
-    }
-
-
-def runs(path: Path) -> dict[str, dict[str, Any]]:
-    """Those that are finished, by key."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else ()
-    return {one["key"]: one for one in map(json.loads, lines)}
-
-
-def keep(path: Path, finished: Mapping[str, dict[str, Any]]) -> None:
-    """All of them, in place of what was kept before. The file is whole at every moment."""
-    part = path.with_suffix(".part")
-    part.parent.mkdir(exist_ok=True)
-    part.write_text("".join(json.dumps(one) + "\n" for one in finished.values()), encoding="utf-8")
-    part.replace(path)
+    return {"row": row, "seed": seed, "seconds": round(took, 1), "scores": scores}
 
 
 def figures(
@@ -246,18 +208,13 @@ def losses(
     """
     torch.set_num_threads(threads)
     demo = world(sample, cache, threads)
-    finished, left = runs(out), most
+    finished = Runs(out, most)
     done: dict[str, list[dict[str, Any]]] = {}
     for row in wanted or ROWS:
         for seed in range(seeds):
-            one = finished.get(demo.key(row, seed))
-            if one is None and left != 0:
-                one = trained(demo, row, seed)
-                finished[one["key"]] = one
-                keep(out, finished)
-                click.echo(f"{row}, seed {seed}: {one['seconds']:.0f} s", err=True)
-                left = None if left is None else left - 1
+            one = finished.get(demo.key(row, seed), partial(trained, demo, row, seed))
             if one is not None:
+                click.echo(f"{row}, seed {seed}: {one['seconds']:.0f} s", err=True)
                 done.setdefault(row, []).append(one)
     bare, never = (scored(demo, answers(*load_model(folder), demo.asked)) for folder in (MODEL, NEVER))
     counts = {split: sum(item.split == split for item in demo.asked) for split in SPLITS}

@@ -1,14 +1,13 @@
 """The truth ratio of TOFU (arXiv 2401.06121): how likely wrong answers are beside the right one.
 
-R = mean P(wrong)^(1/tokens) / P(right)^(1/tokens). A model that knows the fact has a small one; forgetting shows in
-whether it moves to where the model that never learned has it. Wrong answers are the right one with the value of
-another entity in it.
+R = mean P(wrong)^(1/tokens) / P(right)^(1/tokens), the arithmetic variant. A model that knows the fact has a small one;
+forgetting shows in whether it moves to where the model that never learned has it. Wrong answers are the right one with
+the value of another entity in it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 import re
 from collections.abc import Awaitable, Callable, Sequence
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 
 from evals.client import Client, ClientError
 from evals.items import Item
+from guard.metrics.tofu import log_truth_ratio
 
 WRONG = 3
 
@@ -73,10 +73,7 @@ async def log_ratios(asked: Sequence[Question], tokens: Tokens, *, concurrency: 
         )
         if right is None or any(w is None for w in wrong):
             return None
-        # A method may leave all answers next to no chance: the largest is taken out before anything is exponentiated.
-        likely = [w for w in wrong if w is not None]
-        best = max(likely)
-        return best + math.log(sum(math.exp(w - best) for w in likely) / len(likely)) - right
+        return log_truth_ratio(right, [w for w in wrong if w is not None], "arithmetic")
 
     found = await asyncio.gather(*map(ratio, asked))
     kept = [value for value in found if value is not None]
