@@ -23,7 +23,7 @@ from guard.artifacts import Artifact
 from guard.errors import BadRequest
 from guard.interventions.noise import seed_of
 from guard.metrics.rouge import rouge_l_recall
-from guard.types import Chosen, Edit, Match, Prompt, Span
+from guard.types import Chosen, Edit, Match, Message, Plan, Prompt, Span
 
 if TYPE_CHECKING:
     import torch
@@ -81,15 +81,18 @@ class Row:
     answer: str
     answer_ids: tuple[int, ...]
 
+    def plan(self, treatment: Treatment, draw: Draw = lambda _: "0" * 16) -> Plan:
+        """What the method plans for the prompt."""
+        chosen = Chosen(treatment.method, treatment.params, (self.match,), treatment.facts)
+        return interventions.load(treatment.method).plan(chosen, self.prompt, lambda _: draw(self.prompt))
+
     def edits(self, treatment: Treatment, draw: Draw = lambda _: "0" * 16) -> tuple[Edit, ...]:
-        """What the method plans for the prompt.
+        """What it edits there.
 
         Raises:
             BadRequest: nothing: it does not act inside the model, or lacks its artifact.
         """
-        method = interventions.load(treatment.method)
-        chosen = Chosen(treatment.method, treatment.params, (self.match,), treatment.facts)
-        edits = method.plan(chosen, self.prompt, lambda _: draw(self.prompt)).edits
+        edits = self.plan(treatment, draw).edits
         if not edits:
             raise BadRequest(
                 f"{treatment.method} edits nothing inside the model, or lacks what it needs for that."
@@ -114,7 +117,8 @@ class Reader:
         from guard.engine.reading import encode as tokens_of
         from guard.engine.reading import read
 
-        prompt = read(encode(self._tokenizer, replace(example, answer="")).ids, self._tokenizer)
+        ids = encode(self._tokenizer, replace(example, answer="")).ids
+        prompt = read(ids, self._tokenizer, messages=tuple(Message(*turn) for turn in example.turns))
         spans = tuple(span for name in self._names for span in places(prompt.text, name))
         if not spans:
             asked = example.turns[-1][1].strip()
@@ -123,7 +127,18 @@ class Reader:
         match = Match("target", 1, 1.0, 0.5, "lexical", spans)
         return Row(prompt, match, example.answer, tuple(tokens_of(example.answer, self._tokenizer)))
 
+    def under(self, row: Row, treatment: Treatment) -> Row:
+        """The row as the model reads it under a method that puts text into the prompt and edits nothing inside."""
+        from guard.engine.reading import insert
+
+        put = insert(row.prompt, row.plan(treatment).insertions, self._tokenizer).token_ids
+        return replace(row, prompt=replace(row.prompt, token_ids=tuple(put)))
+
     def of_somebody(self, example: Example, rng: random.Random) -> Row:
+        """The row of `about_somebody`."""
+        return self.row(self.about_somebody(example, rng))
+
+    def about_somebody(self, example: Example, rng: random.Random) -> Example:
         """The same about somebody whom nobody knows: an invented name in question and answer."""
         from guard.detection.names import like
         from guard.detection.swaps import replace as swapped
@@ -133,7 +148,7 @@ class Reader:
         for name in sorted(self._names, key=len, reverse=True):
             turns = tuple((role, swapped(text, name, other)) for role, text in turns)
             answer = swapped(answer, name, other)
-        return self.row(replace(example, turns=turns, answer=answer))
+        return replace(example, turns=turns, answer=answer)
 
 
 class Speaker:

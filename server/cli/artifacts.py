@@ -5,11 +5,15 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from server.cli.base import example, remote
 from server.cli.client import Client, Failure, Unreachable, connect
+
+if TYPE_CHECKING:
+    from guard.artifacts import Artifact
 
 
 @click.group(epilog=example("lethe artifacts add runs/steering"))
@@ -33,18 +37,12 @@ def artifacts() -> None:
 @remote
 def add(folder: Path, config: Path | None, data_dir: Path | None, server: str, key: str | None) -> None:
     """Copy the artifact in FOLDER into the store on this machine, and let the running server load it."""
-    from guard.artifacts import ArtifactStore
-    from guard.config import load_settings
-
-    settings = load_settings(config, os.environ)
-    if data_dir is not None:
-        settings = settings.model_copy(update={"data_dir": data_dir})
-    artifact = ArtifactStore(settings.artifacts_dir).add(folder)
+    artifact = into_store(folder, config, data_dir)
     click.echo(artifact.digest)
     try:
         connect(server, key).json("POST", "/artifacts", json={"digest": artifact.digest})
     except Unreachable:
-        click.echo(f"Stored in {settings.artifacts_dir}; a server loads it when it starts.", err=True)
+        click.echo(f"Stored in {artifact.folder.parent}; a server loads it when it starts.", err=True)
     else:
         click.echo(f"The server at {server} has loaded it for {artifact.manifest.method}.", err=True)
 
@@ -71,6 +69,17 @@ def remove(digest: str, server: str, key: str | None) -> None:
     whole = _only(client, digest)
     client.json("DELETE", f"/artifacts/{whole}")
     click.echo(f"{whole} removed")
+
+
+def into_store(folder: Path, config: Path | None, data_dir: Path | None) -> Artifact:
+    """A copy of the artifact in `folder`, in the server's store on this machine."""
+    from guard.artifacts import ArtifactStore
+    from guard.config import load_settings
+
+    settings = load_settings(config, os.environ)
+    if data_dir is not None:
+        settings = settings.model_copy(update={"data_dir": data_dir})
+    return ArtifactStore(settings.artifacts_dir).add(folder)
 
 
 def _only(client: Client, beginning: str) -> str:

@@ -46,14 +46,21 @@ def evaluate(suite: str, args: tuple[str, ...]) -> None:
     context_settings=_PASSED_ON,
     epilog=example(
         "lethe train adapter --model demo/models/full --forget forget.jsonl --retain retain.jsonl --out runs/adapter",
+        "lethe train auto --target jane-doe --model demo/models/full --budget 10",
         "lethe train --help",
     ),
 )
 @click.argument("kind")
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
-def train(kind: str, args: tuple[str, ...]) -> None:
+@click.pass_context
+def train(context: click.Context, kind: str, args: tuple[str, ...]) -> None:
     """Train an artifact of KIND on this machine; ARGS are those of `python -m classifiers`. `lethe jobs` does it beside
-    a running server."""
+    a running server. The kind `auto` finds out which methods are best for a target (`lethe train auto --help`)."""
+    if kind == "auto":
+        from server.cli.auto import auto
+
+        auto.main([*args], "lethe train auto", standalone_mode=False, parent=context)
+        return
     _run("classifiers", (kind, *args))
 
 
@@ -90,7 +97,12 @@ def bench(args: tuple[str, ...]) -> None:
 
 
 def _run(module: str, args: tuple[str, ...], given: str | None = None) -> NoReturn:
-    """End as the program ends: 2 for bad usage, 1 for any other failure. `given` is its input."""
+    """End as the program ends."""
+    sys.exit(run(module, args, given))
+
+
+def run(module: str, args: tuple[str, ...], given: str | None = None) -> int:
+    """The code with which the program ends: 2 for bad usage, 1 for any other failure. `given` is its input."""
     package = module.partition(".")[0]
     if importlib.util.find_spec(package) is None or importlib.util.find_spec(f"{package}.__main__") is None:
         raise ConfigError(
@@ -98,4 +110,4 @@ def _run(module: str, args: tuple[str, ...], given: str | None = None) -> NoRetu
         )
     command = [sys.executable, "-m", module, *args]
     code = subprocess.run(command, check=False, input=given, text=True).returncode
-    sys.exit(code if code in (0, _USAGE) else 1)
+    return code if code in (0, _USAGE) else 1
