@@ -24,6 +24,7 @@ from classifiers.data import Encoded, Example, encode
 from classifiers.losses import HALVES, ChosenHalf, ChosenLoss, ChosenUpdate, Half, Idk, Nothing, Sum
 from classifiers.losses.base import Pair, Step, answers
 from classifiers.losses.updates import slope, uphill
+from classifiers.orthogonal import Orthogonal
 from classifiers.places import ChosenAttribution, Layers, Sensed, linear_layers, sensed
 from guard.artifacts import Artifact
 from guard.errors import BadRequest
@@ -43,6 +44,7 @@ class AdapterParams(Params):
     `zero` (B is 0) or `fila`, which doubles the rank that is served. modules, layers: the linear layers that get one;
     attribution: only those of them where what must go shows. steps of `batch` forget and as many retain examples each;
     max_tokens: longer examples lose their end; sample: examples of each set that are measured before and after.
+    orthogonal: weight of what keeps this adapter apart from those made before, where some are given (O3); 0 for none.
     """
 
     loss: ChosenLoss = Idk()
@@ -62,6 +64,7 @@ class AdapterParams(Params):
     learning_rate: float = Field(2e-3, gt=0)
     max_tokens: int = Field(512, ge=8)
     sample: int = Field(200, ge=1)
+    orthogonal: float = Field(0.1, ge=0)
 
     @property
     def half(self) -> Half:
@@ -94,6 +97,7 @@ class Places:
 
 class Adapter(Trainer):
     params_type = AdapterParams
+    adapters = True
 
     def train(self, task: Task, params: AdapterParams) -> Artifact:
         """Write an adapter in PEFT's format.
@@ -219,6 +223,7 @@ def _fit(model: Any, pairs: list[Pair], retain: list[Encoded], params: AdapterPa
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, params.learning_rate, total_steps=params.steps)
     forget_batches = _batches(pairs, params.batch, params.seed)
     retain_batches = _batches(retain, params.batch, params.seed + 1)
+    apart = Orthogonal(model, map(lora.read, task.adapters if params.orthogonal else ()))
     start, memory = _resumed(model, optimizer, schedule, task.checkpoint)
     for _ in range(start):
         next(forget_batches), next(retain_batches)
@@ -236,7 +241,11 @@ def _fit(model: Any, pairs: list[Pair], retain: list[Encoded], params: AdapterPa
                 }
             )
         batches = Step(model, next(forget_batches), next(retain_batches), params.seed)
-        for weight, gradient in zip(trained, _gradient(batches, trained, params, memory), strict=True):
+        gradients = _gradient(batches, trained, params, memory)
+        if apart:
+            beside = slope(apart(), trained)
+            gradients = [g + params.orthogonal * b for g, b in zip(gradients, beside, strict=True)]
+        for weight, gradient in zip(trained, gradients, strict=True):
             weight.grad = gradient
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()

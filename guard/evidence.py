@@ -111,8 +111,8 @@ class Evidence:
         return self._register.view(target_id, tenant)[0]
 
     def _version(self, stored: StoredTarget) -> Json:
-        """One version: when it was put in force, and what it asks for. Parameters may be texts: of them only the artifact
-        stands here. `content` changes with any part of the version."""
+        """One version: when it was put in force, and what it asks for. Parameters may be texts, so of them only the
+        artifact is told; `content` changes with any part of the version."""
         spec = stored.spec
         content = json.dumps(specs.written_form(spec), sort_keys=True)
         ladder = spec.ladder()
