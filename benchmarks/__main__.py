@@ -1,5 +1,5 @@
-"""`python -m benchmarks unmatched | sites`: guarded against bare vLLM, in paired alternation; `jobs` and `kinds`
-train on a guarded server; the others need none."""
+"""`python -m benchmarks unmatched | sites`: guarded against bare vLLM, in paired alternation; `auto`,
+`jobs` and `kinds` train on a guarded server; the others need none."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 
+from benchmarks.auto import auto
 from benchmarks.classifiers import classifiers
 from benchmarks.detection import detection
 from benchmarks.features import features
@@ -122,6 +123,7 @@ def unmatched(requests: int, concurrency: int, rounds: int, out: Path) -> None:
     click.echo(f"written to {out}")
 
 
+main.add_command(auto)
 main.add_command(classifiers)
 main.add_command(detection)
 main.add_command(features)

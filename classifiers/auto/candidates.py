@@ -56,7 +56,7 @@ class Candidate:
 
 
 _SEARCH: dict[str, Any] = {"steps": 4, "draws": 1, "tokens": ["spans", "prompt"]}
-_SAE = {"steps": 800, "batch": 512, "expansion": 8}
+_SAE = {"steps": 400, "batch": 512, "expansion": 8}
 _ADAPTER: dict[str, Any] = {"rank": 4, "steps": 120, "batch": 16, "learning_rate": 0.002, "sample": 16}
 _ASSISTANT = {"blocks": 2, "epochs": 20}
 
