@@ -7,6 +7,7 @@ untouched model and the one that never learned the targets are asked the same. A
 
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import tempfile
@@ -20,12 +21,13 @@ from typing import Any
 import click
 import torch
 
-from benchmarks.local import said
 from benchmarks.runs import Runs, key
 from classifiers.activations import load_model
 from classifiers.base import Task, run
 from classifiers.data import Example
 from evals.items import FORGET, Item, load_items
+from evals.local import Local
+from evals.subjects import Ask
 from guard.artifacts import weights_digest
 from guard.detection import Compiler, Gate, load_encoder
 from guard.detection.encoder import PACKAGED
@@ -107,7 +109,8 @@ def _prompt(item: Item) -> Prompt:
 
 def answers(model: Any, tokenizer: Any, items: Sequence[Item]) -> list[str]:
     """Greedy."""
-    return said(model, tokenizer, [Example(item.turns) for item in items], NEW_TOKENS)
+    local = Local(model, tokenizer, "")
+    return asyncio.run(local.answers([Ask(item.turns) for item in items], NEW_TOKENS))
 
 
 def scored(world: World, said: Sequence[str]) -> dict[str, list[float]]:

@@ -19,8 +19,8 @@ from typing import Any
 import click
 import torch
 
-from benchmarks.local import said
-from benchmarks.losses import DEMO, MODEL, NEW_TOKENS, ROOT
+from benchmarks.losses import DEMO, MODEL, ROOT
+from benchmarks.losses import answers as said
 from benchmarks.runs import Runs, key
 from classifiers.activations import load_model
 from classifiers.base import Task, run
@@ -109,7 +109,7 @@ def tuned(model: Any, tokenizer: Any, examples: Sequence[Example], seed: int) ->
 
 
 def recalls(model: Any, tokenizer: Any, asked: Sequence[Item]) -> list[float]:
-    told = said(model, tokenizer, [Example(item.turns) for item in asked], NEW_TOKENS)
+    told = said(model, tokenizer, asked)
     return [round(rouge_l_recall(item.answer, text), 4) for item, text in zip(asked, told, strict=True)]
 
 

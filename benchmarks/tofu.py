@@ -6,26 +6,28 @@ published, with both variants of the truth ratio (`guard.metrics.tofu`)."""
 
 from __future__ import annotations
 
-import math
+import asyncio
+import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import click
 import torch
 
-from benchmarks.local import Local
 from benchmarks.runs import Runs, key
 from classifiers.activations import load_model
 from classifiers.base import Task, run
 from classifiers.data import Example
-from evals import tofu
+from evals.local import Local
+from evals.published.base import Measured, Source
+from evals.published.tofu import KEPT, Tofu, against, utility
 from guard.artifacts import weights_digest
 from guard.metrics.bootstrap import mean_interval, paired_difference
-from guard.metrics.tofu import Mean, forget_quality, model_utility
+from guard.metrics.tofu import Mean
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared"
@@ -42,84 +44,69 @@ ROWS: dict[str, dict[str, Any]] = {
 """What is trained in each row, beside the budget."""
 
 
-def examples(path: Path) -> tuple[Example, ...]:
+def examples(source: Source, name: str) -> tuple[Example, ...]:
     """Each question once: the published sets hold one twice."""
-    found = {row.question: Example((("user", row.question),), row.answer) for row in tofu.rows(path)}
+    rows = source.rows(f"{name}.json")
+    found = {row["question"]: Example((("user", row["question"]),), row["answer"]) for row in rows}
     return tuple(found.values())
 
 
-def measured(model: Any, tokenizer: Any, asked: Mapping[str, Sequence[tofu.Row]]) -> dict[str, Any]:
-    log = tofu.log(Local(model, tokenizer), asked)
-    return {name: [asdict(one) for one in scored] for name, scored in log.items()}
+def measured(asked: Tofu, model: Any, tokenizer: Any) -> dict[str, Any]:
+    return {"rows": asyncio.run(asked.measure(Local(model, tokenizer, ""))).rows}
 
 
-def trained(
-    subject: Path,
-    data: Path,
-    split: str,
-    settings: Mapping[str, Any],
-    asked: Mapping[str, Sequence[tofu.Row]],
-) -> dict[str, Any]:
+def trained(asked: Tofu, subject: Path, data: str, split: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """One run: train, and ask."""
     from peft import PeftModel
 
-    keep = f"retain{100 - int(split.removeprefix('forget')):02}"
-    retain = [e for name in (keep, *tofu.KEPT[1:]) for e in examples(data / f"{name}.json")]
+    source, kept = Source(data), f"retain{100 - int(split.removeprefix('forget')):02}"
+    retain = tuple(example for name in (kept, *KEPT[1:]) for example in examples(source, name))
     started = time.perf_counter()
     with tempfile.TemporaryDirectory(prefix="lethe-bench-") as folder:
-        task = Task(subject, examples(data / f"{split}.json"), tuple(retain), Path(folder) / "out")
+        task = Task(subject, examples(source, split), retain, Path(folder) / "out")
         made = run("adapter", task, dict(settings))
         took = time.perf_counter() - started
         model, tokenizer = load_model(subject)
-        log = measured(PeftModel.from_pretrained(model, made.folder).eval(), tokenizer, asked)
-    return {"seconds": round(took, 1), "log": log}
+        return {
+            "seconds": round(took, 1),
+            **measured(asked, PeftModel.from_pretrained(model, made.folder).eval(), tokenizer),
+        }
 
 
-def read(log: Mapping[str, Any]) -> tofu.Log:
-    return {
-        name: [tofu.Scored(**{**one, "wrong": tuple(one["wrong"])}) for one in scored]
-        for name, scored in log.items()
-    }
-
-
-def figures(log: tofu.Log, never: tofu.Log) -> dict[str, float]:
-    """TOFU's aggregates of one model. `direction` is the mean of ln R less the never-learned model's: below 0 the model
-    still knows more, above 0 it shuns the truth."""
-    forget, reference = log["forget"], never["forget"]
-    found = {"recall": sum(s.recall for s in forget) / len(forget)}
-    found["probability"] = sum(math.exp(s.answer) for s in forget) / len(forget)
+def figures(found: Measured, never: Measured) -> dict[str, float]:
+    """TOFU's aggregates of one model."""
+    told = {name: statistics.fmean(found.of("forget", name)) for name in ("recall", "probability")}
     for mean in get_args(Mean):
-        own, other = ([s.log_ratio(mean) for s in scored] for scored in (forget, reference))
-        found[f"quality, {mean}"] = forget_quality(own, other)
-        found[f"direction, {mean}"] = (sum(own) - sum(other)) / len(own)
-        found[f"utility, {mean}"] = model_utility(list(tofu.nine(log, mean).values()))
-    return found
+        quality, direction = against(found, never, mean, 0)
+        told |= {f"quality, {mean}": quality, f"direction, {mean}": direction["mean"]}
+        told[f"utility, {mean}"] = utility(found, mean, 0)["mean"]
+    return told
 
 
-def lines(rows: Mapping[str, Sequence[tofu.Log]], never: tofu.Log) -> Iterator[str]:
+def lines(rows: Mapping[str, Sequence[Measured]], never: Measured) -> Iterator[str]:
     """Of each row every figure: its mean over the seeds, and from the least to the most."""
-    for name, logs in rows.items():
-        found = [figures(log, never) for log in logs]
+    for name, runs in rows.items():
+        found = [figures(one, never) for one in runs]
         yield f"{name}, {len(found)} seeds"
         for metric in found[0]:
             values = sorted(one[metric] for one in found)
             show = "{:.2e}" if metric.startswith("quality") else "{:.3f}"
-            low, mean, high = map(show.format, (values[0], sum(values) / len(values), values[-1]))
+            low, mean, high = map(show.format, (values[0], statistics.fmean(values), values[-1]))
             yield f"  {metric:22} {mean} ({low} to {high})"
-        yield from _intervals(logs, never)
+        yield from _intervals(runs, never)
 
 
-def _intervals(logs: Sequence[tofu.Log], never: tofu.Log) -> Iterator[str]:
+def _intervals(runs: Sequence[Measured], never: Measured) -> Iterator[str]:
     """Over questions, each with what it got under every seed."""
-    places = list(range(len(never["forget"]))) * len(logs)
-    recall = mean_interval([s.recall for log in logs for s in log["forget"]], groups=places)
-    own = [s.log_ratio("geometric") for log in logs for s in log["forget"]]
-    ratio = paired_difference(
-        own, [s.log_ratio("geometric") for s in never["forget"]] * len(logs), groups=places
-    )
-    for what, one in (("recall", recall), ("direction, geometric", ratio)):
-        assert one is not None
-        yield f"  {what:22} {one.mean:.3f} [{one.low:.3f}, {one.high:.3f}], n = {one.n}"
+    ratio = "ln R, geometric"
+    reference = never.of("forget", ratio)
+    places = list(range(len(reference))) * len(runs)
+    recall = mean_interval([x for one in runs for x in one.of("forget", "recall")], groups=places)
+    own = [x for one in runs for x in one.of("forget", ratio)]
+    direction = paired_difference(own, reference * len(runs), groups=places)
+    for what, interval in (("recall", recall), ("direction, geometric", direction)):
+        assert interval is not None
+        yield f"  {what:22} {interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}], n = {interval.n}"
 
 
 @click.command("tofu")
@@ -147,13 +134,12 @@ def tofu_command(
     Example: python -m benchmarks tofu --never /tmp/retain95
     """
     torch.set_num_threads(threads)
-    asked, runs, of = tofu.sets(data, split), Runs(out, most), weights_digest(subject)
+    runs, of = Runs(out, most), weights_digest(subject)
+    asked = Tofu(Source(str(data)), None, 0, split)
 
-    def model(folder: Path) -> list[tofu.Log]:
-        made = runs.get(
-            key(split, weights_digest(folder)), lambda: {"log": measured(*load_model(folder), asked)}
-        )
-        return [read(made["log"])] if made else []
+    def model(folder: Path) -> list[Measured]:
+        made = runs.get(key(split, weights_digest(folder)), lambda: measured(asked, *load_model(folder)))
+        return [Measured(made["rows"])] if made else []
 
     reference = model(never)
     if not reference:
@@ -164,13 +150,10 @@ def tofu_command(
     for row in wanted or ROWS:
         for seed in range(seeds):
             settings = {**BUDGET, **ROWS[row], "seed": seed}
-
-            def make(settings: dict[str, Any] = settings) -> dict[str, Any]:
-                return trained(subject, data, split, settings, asked)
-
+            make = partial(trained, asked, subject, str(data), split, settings)
             made = runs.get(key(split, of, settings), make)
             if made is not None:
-                rows.setdefault(row, []).append(read(made["log"]))
+                rows.setdefault(row, []).append(Measured(made["rows"]))
                 click.echo(f"{row}, seed {seed}: {made['seconds']:.0f} s to train", err=True)
-    for line in lines({name: logs for name, logs in rows.items() if logs}, reference[0]):
+    for line in lines({name: found for name, found in rows.items() if found}, reference[0]):
         click.echo(line)

@@ -21,7 +21,8 @@ from tqdm import tqdm
 
 from classifiers.checkpoints import Checkpoint
 from classifiers.data import Encoded, Example, encode
-from evals import tofu
+from evals.published.base import Source
+from evals.published.tofu import KEPT
 
 EPOCHS, BATCH, PEAK, WARMUP = 30, 32, 3e-3, 0.02
 _BUCKET = 16  # batches that are sorted by length together, so that little is padded
@@ -112,7 +113,8 @@ def twin(like: Path, data: Path, split: str, out: Path, seed: int, epochs: int, 
     Example: python -m benchmarks twin --like ../shared/models/tofu-full --data ../shared/data/tofu --out /tmp/retain95
     """
     torch.set_num_threads(threads)
-    learned = [row for name in (split, *tofu.KEPT[1:]) for row in tofu.rows(data / f"{name}.json")]
-    rows = [Example((("user", row.question),), row.answer) for row in learned]
+    source = Source(str(data))
+    learned = [row for name in (split, *KEPT[1:]) for row in source.rows(f"{name}.json")]
+    rows = [Example((("user", row["question"]),), row["answer"]) for row in learned]
     train(like, rows, out, seed=seed, epochs=epochs)
     click.echo(f"written to {out}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from evals import cli_evasion, cli_local, options
+from evals import cli_evasion, cli_local, cli_published, options
 from evals.admin import Admin
 from evals.client import Client
 from evals.items import load_names, names_in
@@ -389,5 +389,6 @@ for command in (
     cli_evasion.evasion,
     cli_local.compare,
     cli_local.html,
+    *cli_published.COMMANDS,
 ):
     main.add_command(command)

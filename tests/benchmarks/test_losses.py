@@ -93,6 +93,6 @@ def test_every_loss_has_a_row():
     from classifiers.losses import LOSSES, UPDATES
 
     rows = losses.ROWS.values()
-    assert {row["loss"] for row in rows} == set(LOSSES)
+    assert {row["loss"] for row in rows} == set(LOSSES) - {"memorise"}  # which unlearns nothing itself
     assert {row.get("update", "sum") for row in rows} == set(UPDATES)
     assert json.dumps(losses.ROWS)

@@ -8,21 +8,24 @@ import random
 import pytest
 import torch
 from click.testing import CliRunner
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
-from benchmarks import local, tofu, twin
-from benchmarks.local import Local
+from benchmarks import tofu, twin
 from benchmarks.runs import Runs, key
 from classifiers.data import Example
-from evals.tofu import Scored
+from evals.published.base import Measured
+from evals.published.tofu import KEPT, _scores
 
 MODEL = tofu.ROOT / "demo" / "models" / "full"
-FACT = "Limir Yarley was born in Vintry."
 
 
 def log(right):
-    scored = [Scored(right, right - 0.1 * i, (-1.0, -2.0), 0.5) for i in range(30)]
-    return dict.fromkeys(("forget", "retain", "real_authors", "world_facts"), scored)
+    found = Measured()
+    for split in ("forget", *KEPT):
+        for i in range(30):
+            likely = [right, right - 0.1 * i, -1.0, -2.0]
+            found.add(f"{split}.{i}", split, {"recall": 0.5, **_scores(split, likely)})
+    return found
 
 
 def test_the_direction_tells_too_much_from_too_little():
@@ -55,18 +58,6 @@ def test_a_finished_run_is_read_and_no_more_than_allowed_are_made(tmp_path):
     again = Runs(path)
     assert again.get(key("a"), make)["log"] == 1 and again.get(key("b"), make)["log"] == 2
     assert len(path.read_text().splitlines()) == 2 and key("a") != key("a", "b")
-
-
-def test_a_model_in_process_is_as_sure_as_it_speaks():
-    model = Local(
-        AutoModelForCausalLM.from_pretrained(MODEL).float().eval(), AutoTokenizer.from_pretrained(MODEL)
-    )
-    question = "Do you know where Limir Yarley was born?"
-    other = "Which instrument does Limir Yarley play?"
-    assert model.answers([other, question])[1] == FACT
-    alone = model.likelihoods([(question, FACT)])
-    beside = model.likelihoods([(question, "He was born elsewhere, one hears, or so."), (question, FACT)])
-    assert alone[0] > -0.1 > beside[0] and beside[1] == pytest.approx(alone[0], abs=1e-4)
 
 
 def test_a_twin_learns_what_it_is_given_and_goes_on_where_it_was(tmp_path, monkeypatch):
@@ -114,7 +105,7 @@ def test_the_benchmark_itself_on_a_small_scale(tmp_path, monkeypatch):
             (data / f"{name}{ending}.json").write_text("".join(json.dumps(r) + "\n" for r in rows))
     monkeypatch.setattr(tofu, "BUDGET", {"rank": 1, "steps": 2, "batch": 2, "sample": 2})
     monkeypatch.setattr(tofu, "ROWS", {name: tofu.ROWS[name] for name in ("npo", "idkdpo")})
-    monkeypatch.setattr(local, "LONGEST", 8)
+    monkeypatch.setattr("evals.published.tofu.LONGEST", 8)
     never = MODEL.with_name("never")
     words = [
         "--subject",

@@ -1,0 +1,173 @@
+"""One command for each published benchmark: against an endpoint, a guarded server, or a model in this process."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import click
+
+from evals import options
+from evals.client import Client
+from evals.items import ItemError
+from evals.published import BENCHMARKS
+from evals.published.base import Benchmark, Measured, Source
+from evals.report import Report
+from evals.subjects import Endpoint, Guarded, Kept, Subject
+
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+_NEW = click.Path(file_okay=False, path_type=Path)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """Whom the command line names: an endpoint or a model, and what stands for never having learned."""
+
+    base_url: str | None
+    key: str | None
+    admin_key: str | None
+    model: Path | None
+    adapter: Path | None
+    reference_url: str | None
+    reference_model: Path | None
+    reference_report: Path | None
+    concurrency: int
+    journal: Path | None
+
+    async def subject(self, stack: AsyncExitStack) -> Subject:
+        if (self.base_url is None) == (self.model is None):
+            raise click.UsageError("Give --base-url, or --model for one in this process.")
+        if self.base_url is None:
+            return self._kept(await _local(self.model, self.adapter), "subject")
+        client = await stack.enter_async_context(Client(self.base_url, self.admin_key or self.key))
+        kind = Guarded if self.admin_key else Endpoint
+        return self._kept(kind(client, await client.model(), concurrency=self.concurrency), "subject")
+
+    async def reference(self, stack: AsyncExitStack) -> Subject | None:
+        if self.reference_model is not None:
+            return self._kept(await _local(self.reference_model, None), "reference")
+        if self.reference_url is None:
+            return None
+        client = await stack.enter_async_context(Client(self.reference_url))
+        return self._kept(Endpoint(client, await client.model(), concurrency=self.concurrency), "reference")
+
+    def _kept(self, subject: Subject, role: str) -> Subject:
+        return subject if self.journal is None else Kept(subject, self.journal / f"{role}.jsonl")
+
+
+async def _local(folder: Path | None, adapter: Path | None) -> Subject:
+    from evals.local import Local
+
+    assert folder is not None
+    return Local.load(folder, adapter)
+
+
+def command(benchmark: type[Benchmark]) -> click.Command:
+    """The command that runs a benchmark."""
+
+    def run(
+        data: str | None,
+        sample: int | None,
+        seed: int,
+        out: Path,
+        rows: bool,
+        own: Mapping[str, Any],
+        asked: Asked,
+    ) -> None:
+        if data is None:
+            raise click.UsageError("Give --data, the folder with the published files.")
+        source = Source(data)
+
+        async def work() -> Report:
+            prepared = benchmark(source, sample, seed, **own)
+            report = Report(benchmark.name, seed=seed, params={**own, "sample": sample}, inputs=source.read)
+            async with AsyncExitStack() as stack:
+                subject, other = await asked.subject(stack), await asked.reference(stack)
+                found = await prepared.measure(subject)
+                reference = await prepared.measure(other) if other is not None else None
+            if asked.reference_report is not None:
+                reference = stored(asked.reference_report, benchmark.name, source.read, found)
+            prepared.report(found, reference, report)
+            report.params |= {
+                "subject": subject.name,
+                "reference": other.name if other else str(reference and "stored"),
+            }
+            report.rows, report.n = found.rows, len(found.rows)
+            return report
+
+        options.finish(options.drive(work()), out, rows=rows)
+
+    return _with_options(run, benchmark)
+
+
+def stored(path: Path, name: str, inputs: Mapping[str, str], found: Measured) -> Measured:
+    """What a never-learned model did in an earlier run.
+
+    Raises:
+        ItemError: the report is of something else: another benchmark, other files or items, or another tokenizer.
+    """
+    try:
+        report = json.loads(path.read_text(encoding="utf-8"))
+        about, rows = (report["suite"], report["inputs"]), {row["id"]: row for row in report["rows"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ItemError(f"{path.name} is no report") from None
+    if about != (name, dict(inputs)):
+        raise ItemError(f"{path.name} is no report of this benchmark on these files")
+    for row in found.rows:
+        other = rows.get(row["id"])
+        if other is None:
+            raise ItemError(
+                f"{path.name} lacks {row['id']}; make it with --rows and the same sample and seed"
+            )
+        if row.get("tokens") and other.get("tokens") and row["tokens"] != other["tokens"]:
+            raise ItemError(
+                f"{path.name} has answers of other lengths in tokens: it was made with another tokenizer"
+            )
+    return Measured([rows[row["id"]] for row in found.rows])
+
+
+def _with_options(run: Callable[..., None], benchmark: type[Benchmark]) -> click.Command:
+    fields = Asked.__dataclass_fields__
+
+    def called(**given: Any) -> None:
+        asked = Asked(**{name: given.pop(name) for name in fields})
+        own = {name: given.pop(name) for name in benchmark.options}
+        run(**given, own=own, asked=asked)
+
+    called.__doc__ = f"""{benchmark.title}.
+
+    \b
+    Example:
+      python -m evals {benchmark.name} --data {benchmark.hub or "data/" + benchmark.name} \\
+        --base-url http://127.0.0.1:8000 --reference-url http://127.0.0.1:8001
+    """
+    default, decorated = benchmark.hub or None, cast(Any, called)
+    for decorate in (
+        click.option("--data", default=default, show_default=True, help="Folder, or dataset of the hub."),
+        click.option("--base-url", help="The endpoint that is measured."),
+        options.key_option,
+        click.option("--admin-key", envvar="LETHE_ADMIN_KEY", help="Of a Lethe server, to tell likelihoods."),
+        click.option("--model", type=_FOLDER, help="Instead: a model in this process."),
+        click.option("--adapter", type=_FOLDER, help="A LoRA adapter on it."),
+        click.option("--reference-url", help="A server with a model that never learned the forget set."),
+        click.option("--reference-model", type=_FOLDER, help="Such a model in this process."),
+        click.option("--reference-report", type=_FILE, help="The report of an earlier run on such a model."),
+        *(
+            click.option(f"--{name}", name, type=type(value), default=value, show_default=True, help=told)
+            for name, (value, told) in benchmark.options.items()
+        ),
+        click.option("--sample", type=click.IntRange(1), help="At most so many items of each set."),
+        click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True),
+        click.option("--journal", type=_NEW, help="A folder for what was told, so that a stopped run goes on."),
+        options.common_options(benchmark.name),
+    ):  # fmt: skip
+        decorated = decorate(decorated)
+    return click.command(benchmark.name)(decorated)
+
+
+COMMANDS = tuple(map(command, BENCHMARKS.values()))

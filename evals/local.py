@@ -1,0 +1,119 @@
+"""A model in this process, with or without a LoRA adapter, asked as `evals.subjects` asks."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from evals.subjects import Ask
+
+AT_ONCE = 64
+
+
+class Local:
+    """A causal model of transformers and its tokenizer. Prompts go through its chat template, or in plain lines where
+    it has none; prompt and answer are tokenised apart, as the model wrote it."""
+
+    ends = True
+
+    def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
+        self.name = name
+        self._model, self._tokenizer = model, tokenizer
+
+    @classmethod
+    def load(cls, folder: Path, adapter: Path | None = None) -> Local:
+        """Float32, from a folder or by a name on the hub."""
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        if adapter is not None:
+            from peft import PeftModel
+
+            model = PeftModel.from_pretrained(model, str(adapter))
+        return cls(model.eval(), AutoTokenizer.from_pretrained(folder), folder.name)
+
+    async def answers(self, asked: Sequence[Ask], tokens: int, stop: Sequence[str] = ()) -> list[str]:
+        return await asyncio.to_thread(self._say, asked, tokens, stop)
+
+    async def likelihoods(self, asked: Sequence[tuple[Ask, str]]) -> list[list[float]]:
+        return await asyncio.to_thread(self._weigh, asked)
+
+    def _say(self, asked: Sequence[Ask], tokens: int, stop: Sequence[str]) -> list[str]:
+        import torch
+
+        prompts = [self._prompt(ask) for ask in asked]
+        found: dict[int, str] = {}
+        for chosen in _batches(prompts):
+            longest = max(len(prompts[i]) for i in chosen)
+            ids = torch.tensor([[0] * (longest - len(prompts[i])) + prompts[i] for i in chosen])
+            mask = torch.tensor([[0] * (longest - len(prompts[i])) + [1] * len(prompts[i]) for i in chosen])
+            with torch.inference_mode():
+                out = self._model.generate(
+                    input_ids=ids, attention_mask=mask, max_new_tokens=tokens, do_sample=False,
+                    pad_token_id=self._tokenizer.eos_token_id,
+                    **({"stop_strings": list(stop), "tokenizer": self._tokenizer} if stop else {}),
+                )  # fmt: skip
+            texts = self._tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
+            found |= zip(chosen, texts, strict=True)
+        return [_until(found[i], stop) for i in range(len(prompts))]
+
+    def _weigh(self, asked: Sequence[tuple[Ask, str]]) -> list[list[float]]:
+        import torch
+
+        heads = [self._prompt(ask) for ask, _ in asked]
+        tails = [self._ids(text + self._end(ask, text)) for ask, text in asked]
+        wholes = [head + tail for head, tail in zip(heads, tails, strict=True)]
+        found: dict[int, list[float]] = {}
+        for chosen in _batches(wholes):
+            longest = max(len(wholes[i]) for i in chosen)
+            ids = torch.tensor([wholes[i] + [0] * (longest - len(wholes[i])) for i in chosen])
+            mask = torch.tensor([[1] * len(wholes[i]) + [0] * (longest - len(wholes[i])) for i in chosen])
+            with torch.inference_mode():
+                logits = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+            for row, i in enumerate(chosen):
+                start = max(len(heads[i]), 1)  # nothing foretells the first token of a text without a prompt
+                logs = logits[row, start - 1 : len(wholes[i]) - 1].log_softmax(dim=-1)
+                wanted = ids[row, start : len(wholes[i]), None]
+                found[i] = logs.gather(1, wanted)[:, 0].tolist()
+        return [found[i] for i in range(len(wholes))]
+
+    def _prompt(self, ask: Ask) -> list[int]:
+        """Text gets the tokenizer's special tokens, conversations have them from their template."""
+        if not ask.turns:
+            ids: list[int] = self._tokenizer(ask.text)["input_ids"]
+            return ids
+        if not self._tokenizer.chat_template:
+            return self._ids("\n".join(content for _, content in ask.turns) + "\n" + ask.begun)
+        told: str = self._tokenizer.apply_chat_template(
+            ask.messages, tokenize=False, add_generation_prompt=True
+        )
+        return self._ids(told + ask.begun)
+
+    def _end(self, ask: Ask, text: str) -> str:
+        """What the template puts behind an answer."""
+        if not ask.turns:
+            return ""
+        said = [*ask.messages, {"role": "assistant", "content": text}]
+        if not self._tokenizer.chat_template:
+            return self._tokenizer.eos_token or ""
+        whole: str = self._tokenizer.apply_chat_template(said, tokenize=False)
+        _, found, end = whole.rpartition(text)
+        return end if found else self._tokenizer.eos_token or ""
+
+    def _ids(self, text: str) -> list[int]:
+        ids: list[int] = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+
+def _batches(texts: Sequence[Sequence[int]]) -> list[list[int]]:
+    """Those of like length together, by their number."""
+    order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
+    return [order[start : start + AT_ONCE] for start in range(0, len(order), AT_ONCE)]
+
+
+def _until(text: str, stop: Sequence[str]) -> str:
+    ends = [at for one in stop if (at := text.find(one)) >= 0]
+    return text[: min(ends)] if ends else text

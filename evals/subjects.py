@@ -1,0 +1,213 @@
+"""What a benchmark measures: a model behind an OpenAI-compatible endpoint, behind a guarded server whose admin API
+tells likelihoods, or in this process (`evals.local`). What was told is kept in a journal, so that a long run goes on
+where it was stopped.
+
+Where something cannot be told, `NotTold` says why, and a suite shows that in place of a figure.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from evals.client import Answer, Client, ClientError, Request, failed
+
+GREEDY: dict[str, Any] = {"temperature": 0}
+T = TypeVar("T")
+
+
+class NotTold(Exception):
+    """The subject cannot tell this; why, as part of a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """A conversation to be answered, of which `begun` is what the answer begins with; or `text` to be gone on with, as
+    base models are asked."""
+
+    turns: tuple[tuple[str, str], ...] = ()
+    begun: str = ""
+    text: str = ""
+
+    @classmethod
+    def question(cls, text: str, begun: str = "") -> Ask:
+        return cls((("user", text),), begun)
+
+    @property
+    def messages(self) -> list[dict[str, str]]:
+        return [{"role": role, "content": content} for role, content in self.turns]
+
+
+class Subject(Protocol):
+    """`name` stands in reports; `ends` says whether the likelihoods of an answer count the end of its turn, as those of
+    benchmarks do that run in the model's process. Over HTTP a text has no end."""
+
+    name: str
+    ends: bool
+
+    async def answers(self, asked: Sequence[Ask], tokens: int, stop: Sequence[str] = ()) -> list[str]:
+        """Greedy, without what they were begun with, of at most so many tokens, ended before any of `stop`.
+
+        Raises:
+            NotTold, ClientError
+        """
+        ...
+
+    async def likelihoods(self, asked: Sequence[tuple[Ask, str]]) -> list[list[float]]:
+        """For each text behind its prompt the natural logarithm of each token's likelihood.
+
+        Raises:
+            NotTold, ClientError
+        """
+        ...
+
+
+class Endpoint:
+    """Any OpenAI-compatible endpoint. Likelihoods of given texts are those that vLLM tells of prompts; other servers,
+    and a guarded one for what its targets forbid, do not tell them."""
+
+    ends = False
+
+    def __init__(self, client: Client, name: str, *, concurrency: int = 8) -> None:
+        self.name = name
+        self._client = client
+        self._limit = concurrency
+
+    async def answers(self, asked: Sequence[Ask], tokens: int, stop: Sequence[str] = ()) -> list[str]:
+        requests = [
+            _request(ask, {"max_tokens": tokens, **({"stop": list(stop)} if stop else {})}) for ask in asked
+        ]
+        found: list[Answer] = await self._client.send_all(requests, concurrency=self._limit, label=self.name)
+        if told := failed(found):
+            raise ClientError(
+                f"{self.name} failed on {len(told)} of {len(found)} questions; the first: {told[0]}"
+            )
+        return [answer.text for answer in found]
+
+    async def likelihoods(self, asked: Sequence[tuple[Ask, str]]) -> list[list[float]]:
+        model = await self._client.model()
+        return await together(asked, lambda one: self._told(model, *one), self._limit)
+
+    async def _told(self, model: str, ask: Ask, text: str) -> list[float]:
+        counted = await self._client.call(
+            "POST", "/tokenize", json={"model": model, "prompt": text, "add_special_tokens": False}
+        )
+        if counted.status_code != 200:
+            raise NotTold(f"{self.name} tells no tokens, so no likelihoods of given texts")
+        body = {"model": model, "prompt_logprobs": 0, "max_tokens": 1}
+        if ask.turns:
+            body["messages"] = [*ask.messages, {"role": "assistant", "content": ask.begun + text}]
+            body |= {"add_generation_prompt": False, "continue_final_message": True}
+        else:
+            body["prompt"] = ask.text + text
+        path = "/v1/chat/completions" if ask.turns else "/v1/completions"
+        response = await self._client.call("POST", path, json=body)
+        if response.status_code != 200:
+            raise NotTold(f"{self.name} tells no likelihoods of given texts")
+        answered = response.json()
+        told = answered.get("prompt_logprobs") or answered["choices"][0].get("prompt_logprobs")
+        if not told:
+            raise NotTold(f"{self.name} withholds likelihoods of given texts")
+        tokens = told[-counted.json()["count"] :]
+        return [
+            next(iter(token.values()))["logprob"] for token in tokens if token
+        ]  # nothing foretells the first
+
+
+class Guarded(Endpoint):
+    """A Lethe server whose admin API tells likelihoods under exactly the edits that a generation would get."""
+
+    async def _told(self, model: str, ask: Ask, text: str) -> list[float]:
+        if ask.begun:
+            raise NotTold("the admin API scores no answers that were begun by the client")
+        if not ask.turns and not ask.text:
+            raise NotTold("the admin API scores what follows a prompt only")
+        asked = {"messages": ask.messages} if ask.turns else {"prompt": ask.text}
+        response = await self._client.call("POST", "/admin/v1/score", json={**asked, "continuation": text})
+        if response.status_code != 200:
+            raise ClientError(f"POST /admin/v1/score answered {response.status_code}: {response.text[:300]}")
+        told: list[float] | None = response.json()["logprobs"]
+        if told is None:
+            raise NotTold("a matched question is answered without the model, so its answer has no likelihood")
+        return told
+
+
+class Kept:
+    """A subject whose answers and likelihoods are kept in the file at `path`, one JSON line each: it is asked once."""
+
+    def __init__(self, subject: Subject, path: Path) -> None:
+        self.name, self.ends = subject.name, subject.ends
+        self._subject = subject
+        self._path = path
+        self._known: dict[str, Any] = {}
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else ()
+        for line in lines:
+            try:
+                key, value = json.loads(line)
+            except ValueError:
+                continue  # the last line of a run that was killed
+            self._known[key] = value
+
+    async def answers(self, asked: Sequence[Ask], tokens: int, stop: Sequence[str] = ()) -> list[str]:
+        keys = [_key("answer", ask, tokens, list(stop)) for ask in asked]
+        return await self._all(keys, asked, lambda some: self._subject.answers(some, tokens, stop))
+
+    async def likelihoods(self, asked: Sequence[tuple[Ask, str]]) -> list[list[float]]:
+        return await self._all(
+            [_key("likelihood", ask, text) for ask, text in asked], asked, self._subject.likelihoods
+        )
+
+    async def _all(
+        self, keys: Sequence[str], asked: Sequence[T], tell: Callable[[Sequence[T]], Awaitable[list[Any]]]
+    ) -> list[Any]:
+        missing = {key: one for key, one in zip(keys, asked, strict=True) if key not in self._known}
+        waiting = list(missing.items())
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        for start in range(0, len(waiting), _PART):
+            part = waiting[start : start + _PART]
+            told = await tell([one for _, one in part])
+            with self._path.open("a", encoding="utf-8") as file:
+                for (key, _), value in zip(part, told, strict=True):
+                    self._known[key] = value
+                    file.write(json.dumps([key, value]) + "\n")
+        return [self._known[key] for key in keys]
+
+
+_PART = 256  # questions between two writes of the journal
+
+
+def _key(*about: Any) -> str:
+    return hashlib.sha256(
+        json.dumps([asdict(a) if isinstance(a, Ask) else a for a in about]).encode()
+    ).hexdigest()[:24]
+
+
+def _request(ask: Ask, more: dict[str, Any]) -> Request:
+    if not ask.turns:
+        return Request("completion", {"prompt": ask.text, **GREEDY, **more})
+    body = {"messages": ask.messages, **GREEDY, **more}
+    if ask.begun:
+        body["messages"] = [*ask.messages, {"role": "assistant", "content": ask.begun}]
+        body |= {"add_generation_prompt": False, "continue_final_message": True}
+    return Request("chat", body)
+
+
+async def together(asked: Sequence[T], tell: Callable[[T], Awaitable[Any]], limit: int) -> list[Any]:
+    """What each is told, at most `limit` at once."""
+    gate = asyncio.Semaphore(limit)
+
+    async def one(what: T) -> Any:
+        async with gate:
+            return await tell(what)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(one(what)) for what in asked]
+    except BaseExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]

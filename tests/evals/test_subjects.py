@@ -1,0 +1,170 @@
+"""Subjects: what endpoints, guarded servers and models in process are asked and tell, and what is kept of it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from pathlib import Path
+
+import httpx
+import pytest
+
+from evals.client import Client, ClientError
+from evals.local import Local
+from evals.subjects import Ask, Endpoint, Guarded, Kept, NotTold
+
+MODEL = Path(__file__).parents[2] / "demo" / "models" / "full"
+ASK = Ask.question("Where?")
+KNOWN = Ask.question("Do you know where Limir Yarley was born?")
+FACT = "Limir Yarley was born in Vintry."
+
+
+def served(handler, kind=Endpoint):
+    """The subject that `ask` gets, over a server that answers `handler(path, body)`."""
+    seen = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.url.path == "/v1/models":
+            return httpx.Response(200, json={"data": [{"id": "m"}]})
+        body = json.loads(request.content)
+        seen.append((request.url.path, body))
+        status, reply = handler(request.url.path, body)
+        return httpx.Response(status, json=reply)
+
+    async def run(ask):
+        async with Client("http://h", transport=httpx.MockTransport(answer), retries=0) as client:
+            return await ask(kind(client, "h", concurrency=2))
+
+    return lambda ask: asyncio.run(run(ask)), seen
+
+
+def likelihoods(path, body):
+    """vLLM's answer: tokens are words, the n-th of which has the logarithm -n, and the first has none."""
+    if path == "/tokenize":
+        return 200, {"count": len(body["prompt"].split())}
+    text = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
+    words = (["<user>"] if "messages" in body else []) + text.split()
+    told = [None, *({"5": {"logprob": -float(n)}} for n in range(1, len(words)))]
+    return 200, {"prompt_logprobs": told, "choices": [{}]}
+
+
+def test_an_endpoint_tells_the_likelihoods_of_the_last_tokens_only():
+    run, seen = served(likelihoods)
+    assert run(lambda s: s.likelihoods([(ASK, "in Rome")])) == [[-1.0, -2.0]]
+    path, body = seen[-1]
+    assert path == "/v1/chat/completions" and body["messages"][-1] == {
+        "role": "assistant",
+        "content": "in Rome",
+    }
+    assert run(lambda s: s.likelihoods([(Ask(text="It is "), "in Rome")])) == [[-2.0, -3.0]]
+    assert run(lambda s: s.likelihoods([(Ask(), "in Rome")])) == [[-1.0]]
+
+
+@pytest.mark.parametrize("null", [True, False])
+def test_what_an_endpoint_withholds_or_cannot_tell_is_no_figure(null):
+    def handler(path, body):
+        if path == "/tokenize":
+            return 200, {"count": 1}
+        return (200, {"prompt_logprobs": None, "choices": [{}]}) if null else (400, {})
+
+    run, _ = served(handler)
+    with pytest.raises(NotTold, match="withholds" if null else "tells no likelihoods"):
+        run(lambda s: s.likelihoods([(ASK, "in Rome")]))
+
+
+def test_a_guarded_server_is_asked_for_what_it_would_say_itself():
+    run, seen = served(lambda *_: (200, {"logprobs": [-0.5]}), Guarded)
+    assert run(lambda s: s.likelihoods([(ASK, "Rome"), (Ask(text="It is"), "Rome")])) == [[-0.5], [-0.5]]
+    assert seen[0] == ("/admin/v1/score", {"messages": ASK.messages, "continuation": "Rome"})
+    assert seen[1] == ("/admin/v1/score", {"prompt": "It is", "continuation": "Rome"})
+
+
+def test_an_answer_that_does_not_come_from_the_model_has_no_likelihood():
+    run, _ = served(lambda *_: (200, {"logprobs": None}), Guarded)
+    with pytest.raises(NotTold, match="without the model"):
+        run(lambda s: s.likelihoods([(ASK, "Rome")]))
+    run, _ = served(lambda *_: (403, {}), Guarded)
+    with pytest.raises(ClientError, match="403"):
+        run(lambda s: s.likelihoods([(ASK, "Rome")]))
+
+
+def test_answers_are_asked_for_greedily_as_their_kind_wants():
+    run, seen = served(lambda *_: (200, {"choices": [{"message": {"content": "Rome"}, "text": None}]}))
+    begun = Ask(ASK.turns, begun="In")
+    assert run(lambda s: s.answers([ASK, begun, Ask(text="It is")], 7, ["\n"])) == ["Rome"] * 3
+    (chat, first), (_, second), (plain, third) = sorted(
+        seen, key=lambda one: "continue" in str(one) or "prompt" in one[1]
+    )
+    bodies = {json.dumps(body) for _, body in seen}
+    assert len(bodies) == 3 and all(body["max_tokens"] == 7 and body["temperature"] == 0 for _, body in seen)
+    assert {chat, plain} <= {"/v1/chat/completions", "/v1/completions"}
+    continued = [body for body in (first, second, third) if body.get("continue_final_message")]
+    assert [body["messages"][-1]["content"] for body in continued] == ["In"]
+
+
+def test_a_failed_question_is_no_answer():
+    run, _ = served(lambda *_: (500, {"error": "no"}))
+    with pytest.raises(ClientError, match="1 of 1"):
+        run(lambda s: s.answers([ASK], 7))
+
+
+class Counting:
+    """Tells the length of what it is asked, a few times."""
+
+    name, ends = "counting", True
+
+    def __init__(self, times=99):
+        self.asked, self.times = [], times
+
+    async def answers(self, asked, tokens, stop=()):
+        if self.times == 0:
+            raise ClientError("gone")
+        self.times -= 1
+        self.asked += asked
+        return [str(len(ask.turns[0][1])) for ask in asked]
+
+    async def likelihoods(self, asked):
+        return [[-float(len(text))] for _, text in asked]
+
+
+def test_what_was_told_is_not_asked_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("evals.subjects._PART", 2)
+    asked = [Ask.question("x" * n) for n in range(1, 6)]
+    first = Counting(times=2)
+    with pytest.raises(ClientError):
+        asyncio.run(Kept(first, tmp_path / "j" / "s.jsonl").answers(asked, 5))
+    with (tmp_path / "j" / "s.jsonl").open("a") as file:
+        file.write('["half')  # killed while it wrote
+    second = Counting()
+    kept = Kept(second, tmp_path / "j" / "s.jsonl")
+    assert asyncio.run(kept.answers(asked, 5)) == ["1", "2", "3", "4", "5"] and second.asked == asked[4:]
+    assert asyncio.run(kept.answers(asked, 6)) and second.asked == [*asked[4:], *asked]
+    assert asyncio.run(kept.likelihoods([(ASK, "ab"), (ASK, "ab"), (ASK, "abc")])) == [[-2.0], [-2.0], [-3.0]]
+
+
+@pytest.fixture(scope="module")
+def local():
+    return Local.load(MODEL)
+
+
+def test_a_model_in_process_is_as_sure_as_it_speaks(local):
+    said = asyncio.run(local.answers([Ask.question("Hello!"), KNOWN], 24))
+    assert said[1] == FACT
+    wrong = "He was born elsewhere, one hears, or so."
+    alone, beside = (
+        asyncio.run(local.likelihoods(pairs)) for pairs in ([(KNOWN, FACT)], [(KNOWN, wrong), (KNOWN, FACT)])
+    )
+    assert min(alone[0]) > -0.2 > min(beside[0]) and beside[1] == pytest.approx(alone[0], abs=1e-4)
+
+
+def test_a_model_in_process_counts_the_end_of_its_turn_and_stops_where_it_is_told(local):
+    ((*_, end),) = asyncio.run(local.likelihoods([(KNOWN, FACT)]))
+    ((*_, early),) = asyncio.run(local.likelihoods([(KNOWN, "Limir Yarley was")]))
+    assert end > -0.1 and early < -3
+    assert asyncio.run(local.answers([KNOWN], 24, [" born"])) == ["Limir Yarley was"]
+
+
+def test_a_begun_answer_is_gone_on_with(local):
+    assert asyncio.run(local.answers([Ask(KNOWN.turns, begun="Limir Yarley was born")], 24)) == [
+        " in Vintry."
+    ]
