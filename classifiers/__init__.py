@@ -9,6 +9,8 @@ TRAINERS = {
     "neurons": "classifiers.neurons:Neurons",
     "assistant": "classifiers.assistant:Assistant",
     "adapter": "classifiers.adapter:Adapter",
+    "slices": "classifiers.slices:Slices",
+    "drop-slices": "classifiers.slices:DropSlices",
     "classifier": "classifiers.classifier:PromptClassifier",
     "ood": "classifiers.ood:OutOfDistribution",
     "corruption": "classifiers.corruption:CorruptionStrength",

@@ -48,7 +48,14 @@ def read(adapter: Artifact) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     return found
 
 
-def write(task: Task, trainer: str, params: Params, pairs: Pairs, measured: Mapping[str, Any]) -> Artifact:
+def write(
+    task: Task,
+    trainer: str,
+    params: Params,
+    pairs: Pairs,
+    measured: Mapping[str, Any],
+    facts: Mapping[str, Any] | None = None,
+) -> Artifact:
     """The artifact of these pairs. An adapter has one rank: the largest, up to which the others get zeros."""
     rank = max(down.shape[0] for down, _ in pairs.values())
     tensors = {}
@@ -57,8 +64,9 @@ def write(task: Task, trainer: str, params: Params, pairs: Pairs, measured: Mapp
         tensors[f"{_PREFIX}{module}{_DOWN}"] = torch.nn.functional.pad(down, (0, 0, 0, missing))
         tensors[f"{_PREFIX}{module}{_UP}"] = torch.nn.functional.pad(up, (0, missing))
     return write_tensors(
-        task, trainer, params, tensors, rank=rank, scaling=1.0, modules=tuple(pairs), measured=measured
-    )
+        task, trainer, params, tensors,
+        rank=rank, scaling=1.0, modules=tuple(pairs), measured=measured, facts=facts,
+    )  # fmt: skip
 
 
 def write_tensors(
@@ -71,6 +79,7 @@ def write_tensors(
     scaling: float,
     modules: Sequence[str],
     measured: Mapping[str, Any],
+    facts: Mapping[str, Any] | None = None,
 ) -> Artifact:
     """The artifact of `tensors` in PEFT's names, whose manifest says how the task's trainer made them."""
     write_peft(task.out, tensors, rank=rank, scaling=scaling, modules=modules)
@@ -79,7 +88,7 @@ def write_tensors(
         task.out,
         METHOD,
         artifacts.weights_digest(task.model),
-        facts={"rank": rank, "modules": list(modules)},
+        facts={"rank": rank, "modules": list(modules), **(facts or {})},
         measured=measured,
         trained={
             "trainer": trainer,

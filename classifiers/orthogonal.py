@@ -1,9 +1,9 @@
 """O3's orthogonality: an adapter reads other directions of its inputs than the adapters of earlier requests do, so that
 what one unlearns is not undone by the next (O3, Gao et al., arXiv 2407.10223).
 
-The penalty is the sum over earlier adapters j and the linear layers that both edit of ||A_j A^T||_F^2, averaged over the
-decoder layers. The paper's equation takes the adapter just before; the published code, and this, all of them. B plays no
-part in either.
+The penalty is the sum over earlier adapters j and the linear layers that both edit of ||A_j A^T||_F^2, averaged over
+the decoder layers. The paper's equation takes the adapter just before; the published code, and this, all of them. B
+plays no part in either.
 """
 
 from __future__ import annotations

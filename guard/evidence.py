@@ -17,6 +17,7 @@ from typing import Any
 from guard import specs
 from guard.crypto import Secrets, fingerprint, is_signed
 from guard.errors import BadRequest, NotFound
+from guard.interventions.lora_adapter import LEARNED
 from guard.register import Register
 from guard.store import Store
 from guard.targets import StoredTarget, TargetSpec
@@ -157,9 +158,9 @@ def verified(bundle: bytes, of: str) -> Json:
 
 def _artifact(row: Json, state: str | None) -> Json:
     """What the manifest says of an artifact, without its parameters; `state` is None where no rung names it now."""
-    trained, slices = row.get("trained", {}), row.get("facts", {}).get("slices", {})
-    exact = slices.get("exact") is True
-    dropped = slices.get("dropped", {}) if exact else {}
+    trained, learned = row.get("trained", {}), row.get("facts", {}).get(LEARNED, {})
+    exact = learned.get("exact") is True
+    dropped = learned.get("dropped", ()) if exact else ()
     return {
         "digest": row["digest"],
         "method": row["method"],
@@ -168,7 +169,7 @@ def _artifact(row: Json, state: str | None) -> Json:
         "measured": row.get("measured", {}),
         "trained": {name: trained[name] for name in _TRAINED if name in trained},
         "removal": "exact" if exact else "approximate",
-        "dropped": {name: dropped[name] for name in _DROPPED if name in dropped} or None,
+        "dropped": [{name: one[name] for name in _DROPPED if name in one} for one in dropped],
     }
 
 

@@ -28,6 +28,7 @@ from guard.artifacts import Artifact, ArtifactStore
 from guard.config import JobSettings
 from guard.detection import DETECTORS
 from guard.errors import ArtifactError, BadRequest, GuardUnavailable, LetheError, NotFound, PreconditionFailed
+from guard.interventions.lora_adapter import LEARNED
 from guard.register import Caller, Precondition, Register
 from guard.snapshot import AUTO
 from guard.store.jobs import Filter, Job, Jobs, Report, Request, State
@@ -347,6 +348,9 @@ class Runner:
     async def _attach(self, job: Job, artifact: Artifact, version: int, log: Log) -> bool:
         """Put the artifact into the target, as a PATCH would; whether that was done."""
         method = artifact.manifest.method
+        if LEARNED in artifact.manifest.facts:
+            log.note("not attached: the adapter knows what it was given; serve it as a client's own")
+            return False
         try:
             view = self._view(job.target, job.tenant)
             changes = changes_with(view, method, artifact.digest)

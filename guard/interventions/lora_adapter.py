@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 CONFIG = "adapter_config.json"
+LEARNED = "slices"  # the fact of a manifest by which an adapter says what it knows, and which slice of it knows what
 _PREFIX = "base_model.model."
 _DOWN, _UP = ".lora_A.weight", ".lora_B.weight"
 _TIED_HEAD = ("lm_head", "model.embed_tokens")
@@ -64,6 +65,14 @@ class LoraAdapter(Intervention):
             table=params.artifact,
         )
         return Plan(edits=(edit,))
+
+    def watched(self, params: Mapping[str, Any], facts: Mapping[str, Any]) -> int | None:
+        """Raises ArtifactError: the adapter of a client, which knows what it was given, would teach what must go."""
+        if LEARNED in facts:
+            raise ArtifactError(
+                "This adapter was trained to know, not to forget; serve it as a client's own."
+            )
+        return None
 
     def load(self, tensors: Tensors, facts: Mapping[str, Any]) -> int:
         """The number by which the engine knows the adapter.

@@ -11,7 +11,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-ACTS = ["make", "refuse", "crash", "wait", "deaf", "pause", "print", "orphan", "half"]
+ACTS = ["make", "refuse", "crash", "wait", "deaf", "pause", "print", "orphan", "half", "teach"]
 PARAMETERS = {
     "act": {"enum": ACTS, "type": "string", "default": "make"},
     "steps": {"type": "integer", "minimum": 1, "default": 1},
@@ -39,12 +39,12 @@ def options(words: list[str]) -> tuple[dict[str, str], dict[str, object]]:
     return found, params
 
 
-def make(kind: str, out: Path, base_model: str, content: bytes) -> None:
+def make(kind: str, out: Path, base_model: str, content: bytes, facts: dict[str, object]) -> None:
     """An artifact as `guard.artifacts.write` makes it."""
     out.mkdir(parents=True)
     (out / "data.bin").write_bytes(content)
     manifest = {
-        "format": 1, "method": kind, "base_model": base_model, "facts": {}, "measured": {}, "trained": {},
+        "format": 1, "method": kind, "base_model": base_model, "facts": facts, "measured": {}, "trained": {},
         "files": {"data.bin": hashlib.sha256(content).hexdigest()},
     }  # fmt: skip
     (out / "manifest.json").write_text(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
@@ -99,7 +99,8 @@ def main() -> None:
         sys.stdin.buffer.read()  # until whoever started it is gone
         os.killpg(0, signal.SIGKILL)
     tell(event="progress", done=0.75, stage="measuring")
-    make(kind, Path(found["out"]), found["base-model"], f"{kind} {params.get('steps', 1)}".encode())
+    facts: dict[str, object] = {"slices": {}} if act == "teach" else {}
+    make(kind, Path(found["out"]), found["base-model"], f"{kind} {params.get('steps', 1)}".encode(), facts)
     tell(event="done", artifact="", measured={"loss": 0.5})
 
 

@@ -81,7 +81,8 @@ def test_it_holds_no_text_of_the_target(api):
 
 @pytest.mark.usefixtures("methods")
 async def test_artifacts_stand_in_it_as_they_were_measured_and_exact_only_where_they_say_so(api, tmp_path):
-    exact = {"exact": True, "dropped": {"from": "a" * 64, "slices": [2], "rows": 3, "asked": "b" * 64}}
+    event = {"from": "a" * 64, "slices": [2], "rows": 3, "asked": "b" * 64}
+    exact = {"exact": True, "dropped": [{**event, "text": "jane"}]}
     digests = {
         "exact": make_artifact(tmp_path / "one", slices=exact),
         "approximate": make_artifact(tmp_path / "two", slices={"exact": "yes"}),
@@ -96,8 +97,8 @@ async def test_artifacts_stand_in_it_as_they_were_measured_and_exact_only_where_
         "exact": "exact",
         "approximate": "approximate",
     }
-    assert shown[digests["exact"]]["dropped"] == exact["dropped"]
-    assert shown[digests["approximate"]]["dropped"] is None
+    assert shown[digests["exact"]]["dropped"] == [event]
+    assert shown[digests["approximate"]]["dropped"] == []
     assert shown[digests["exact"]]["base_model"] == "ab" * 32
 
 

@@ -334,6 +334,14 @@ async def test_an_artifact_is_only_listed_where_nobody_asked_for_more(here):
     assert [row["digest"] for row in await here.register.artifacts()] == [job.artifact]
 
 
+async def test_an_adapter_that_knows_what_it_was_given_is_never_put_into_a_target(here):
+    here.start()
+    job = await here.done(await here.submit("teach"))
+    assert (job.state, job.attached) == ("succeeded", False)
+    assert "knows what it was given" in job.report.log[-1]
+    assert here.register.view("jane")[0]["intervention"] == "auto"
+
+
 async def test_a_target_that_was_changed_meanwhile_is_left_alone(here):
     here.start()
     real = here.register.load_artifact
