@@ -37,6 +37,7 @@ Neighbours are retained questions near the target, asked as if the gate had matc
 costs. On questions that the gate does not match nothing acts; after each candidate some were asked again, and a
 candidate after which an answer is another one is not admissible.
 Time is that of an answer in this process, relative to the untouched model, and no measure of a server.
+The last rung, refusal, answers nothing: it was not measured.
 """
 
 

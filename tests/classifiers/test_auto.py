@@ -23,6 +23,7 @@ from classifiers.auto.search import Outcome, Search
 from classifiers.base import Task
 from classifiers.base import load as load_trainer
 from classifiers.data import Example
+from classifiers.edited import Reader, Treatment
 from guard import artifacts, interventions
 from guard.artifacts import Artifact
 from guard.detection.encoder import hashing_encoder
@@ -245,6 +246,22 @@ def test_missing_refusals_and_everyday_questions_are_asked_of_the_model() -> Non
     known = [*KNOWN, example("who is roe", "I do not know that.")]
     made = material.gather(FORGET, known, (), *args, invent=True)  # type: ignore[arg-type]
     assert material.INVENTED not in made.notes
+
+
+def test_a_method_of_the_prompt_puts_its_text_in_front_of_the_question() -> None:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(MODELS / "full")
+    reader = Reader(tokenizer, ("Limir Yarley",))
+    row = reader.row(example("Where was Limir Yarley born?", "nowhere"))
+    facts = {"questions": ("Who is Limir Yarley?",)}
+    told = "You know nothing about Limir Yarley."
+    for method, text in (("guard_prompt", told), ("in_context", "Who is Limir Yarley? I don't know.")):
+        put = reader.under(row, Treatment(method, {}, facts=facts))
+        read = tokenizer.decode(put.prompt.token_ids)
+        before, _, behind = read.partition(text)
+        assert "Where was" not in before and "Where was Limir Yarley born?" in behind
+        assert before.strip() and put.answer_ids == row.answer_ids
 
 
 def test_a_page_shows_all_candidates_and_stands_alone() -> None:
