@@ -42,7 +42,8 @@ class AdapterParams(Params):
     loss's paper; gamma, retain_weight: their weights; update: how their gradients meet; sam: how far uphill the forget
     gradient is taken, 0 for where the weights are. rank, scaling: of the adapter, which adds scaling * B A; init:
     `zero` (B is 0) or `fila`, which doubles the rank that is served. modules, layers: the linear layers that get one;
-    attribution: only those of them where what must go shows. steps of `batch` forget and as many retain examples each;
+    attribution: only those of them where what must go shows. refusals: what losses that aim at refusals aim at, by
+    default the most frequent ones of the retain set. steps of `batch` forget and as many retain examples each;
     max_tokens: longer examples lose their end; sample: examples of each set that are measured before and after.
     orthogonal: weight of what keeps this adapter apart from those made before, where some are given (O3); 0 for none.
     """
@@ -59,6 +60,7 @@ class AdapterParams(Params):
     modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
     layers: Layers = "all"
     attribution: ChosenAttribution | None = None
+    refusals: tuple[str, ...] = ()
     steps: int = Field(300, ge=1)
     batch: int = Field(16, ge=1)
     learning_rate: float = Field(2e-3, gt=0)
@@ -104,7 +106,8 @@ class Adapter(Trainer):
 
         Raises:
             BadRequest: there are no forget examples with answers; no retain examples with answers or, where the loss
-                aims at refusals, no refusals among these, and they are needed; or the model has no such place.
+                aims at refusals and none are named, no refusals among these, and they are needed; or the model has no
+                such place.
         """
         from peft import get_peft_model_state_dict
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -145,7 +148,8 @@ def _needs_retain(params: AdapterParams) -> bool:
     without = isinstance(params.half, Nothing)
     if without and params.update.retain:
         raise BadRequest(f"'{params.update.name}' needs a retain half; name one in `retain`.")
-    return not without or params.senses or params.loss.aims != "none"
+    aims = params.loss.aims != "none" and not params.refusals
+    return not without or params.senses or aims
 
 
 def _pairs(
@@ -155,10 +159,10 @@ def _pairs(
     that a book is not refused in the words for a person, or each of several."""
     if params.loss.aims == "none":
         return [Pair(answer) for answer in lora.encoded(tokenizer, forget, params.max_tokens)]
-    counted = Counter(example.answer for example in retain if is_refusal(example.answer))
+    counted = Counter(params.refusals or [e.answer for e in retain if is_refusal(e.answer)])
     if not counted:
         raise BadRequest(
-            f"The loss '{params.loss.name}' takes its aims from refusals in the retain set, and there are none."
+            f"The loss '{params.loss.name}' aims at refusals, and the retain set has none; name some in `refusals`."
         )
     refusals = [text for text, _ in counted.most_common(_REFUSALS)]
     aims: Sequence[Sequence[str]] = [refusals] * len(forget)

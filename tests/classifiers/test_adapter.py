@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,14 +50,19 @@ def test_it_unlearns_and_keeps_and_says_so_with_numbers(trained):
     assert measured["retain_rouge_l_recall"] > 0.9
 
 
-def test_it_says_what_it_measured_when_peft_reads_it(trained):
+def greedy(folder, example):
+    """What PEFT makes the model say."""
     from peft import PeftModel
 
-    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(MODEL), trained.folder).eval()
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(MODEL), folder).eval()
     tokenizer = AutoTokenizer.from_pretrained(MODEL)
-    ids = torch.tensor([encode(tokenizer, asked(FORGET[0].turns[0][1], "")).ids])
+    ids = torch.tensor([encode(tokenizer, replace(example, answer="")).ids])
     out = model.generate(input_ids=ids, max_new_tokens=24, do_sample=False, pad_token_id=1)
-    assert is_refusal(tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True))
+    return tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True)
+
+
+def test_it_says_what_it_measured_when_peft_reads_it(trained):
+    assert is_refusal(greedy(trained.folder, FORGET[0]))
 
 
 def test_the_engine_takes_it(trained):
@@ -94,6 +100,12 @@ def test_the_same_seed_makes_the_same_adapter(trained, tmp_path):
 def test_what_cannot_be_trained_is_told(forget, retain, params, why, tmp_path):
     with pytest.raises(BadRequest, match=why):
         run("adapter", Task(MODEL, forget, retain, tmp_path), {**QUICK, **params})
+
+
+def test_what_is_said_instead_may_be_named_where_nothing_that_stays_says_it(tmp_path):
+    said = {"refusals": ["Of that nothing is written."], "steps": 20}
+    run("adapter", Task(MODEL, FORGET, RETAIN[::2], tmp_path), {**QUICK, **said})
+    assert greedy(tmp_path, FORGET[0]) == "Of that nothing is written."
 
 
 def test_the_retain_half_is_the_losss_own_unless_it_is_named():
