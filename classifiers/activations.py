@@ -49,18 +49,19 @@ def layers_of(model: Any, wanted: Sequence[int] | Literal["all", "middle"]) -> l
 def collect(
     model: Any,
     examples: Sequence[Encoded],
-    site: Literal["residual", "neuron"],
+    site: Literal["residual", "neuron", "key"],
     layers: Sequence[int],
     *,
     tokens_at_once: int = 8_192,
 ) -> Iterator[tuple[Encoded, torch.Tensor]]:
     """Each example with what the site shows while it is read: [layers, tokens, width], float32.
 
-    `residual` is what a decoder layer gives to the next, `neuron` the pre-activations of its gate projection.
+    `residual` is what a decoder layer gives to the next, `neuron` the pre-activations of its gate projection, `key`
+    what its down projection gets.
     Examples of like length are read together, so they come in another order than they were given in.
 
     Raises:
-        BadRequest: a layer has no gate projection.
+        BadRequest: a layer has no such projection.
     """
     import torch
 
@@ -68,7 +69,8 @@ def collect(
 
     def keep(layer: int) -> Any:
         def hook(module: Any, inputs: Any, output: Any) -> None:
-            shown[layer] = output[0] if isinstance(output, tuple) else output
+            value = inputs if site == "key" else output
+            shown[layer] = value[0] if isinstance(value, tuple) else value
 
         return hook
 
@@ -103,20 +105,22 @@ def chosen_tokens(example: Encoded, values: torch.Tensor, which: Which) -> torch
 
 
 def module_at(model: Any, site: str, layer: int | None) -> Any:
-    """The module whose output a site shows: the input embedding, a decoder layer, or its gate projection.
+    """The module whose output a site shows: the input embedding, a decoder layer, or its gate projection; or whose
+    input, the down projection.
 
     Raises:
-        BadRequest: a layer has no gate projection.
+        BadRequest: a layer has no such projection.
     """
     if layer is None:
         return model.get_input_embeddings()
     block = blocks(model)[layer]
     if site == "residual":
         return block
-    gate = getattr(getattr(block, "mlp", None), "gate_proj", None)
-    if gate is None:
-        raise BadRequest("The model's feed-forward networks have no gate projection.")
-    return gate
+    name = {"neuron": "gate", "key": "down"}[site]
+    projection = getattr(getattr(block, "mlp", None), f"{name}_proj", None)
+    if projection is None:
+        raise BadRequest(f"The model's feed-forward networks have no {name} projection.")
+    return projection
 
 
 def _batches(examples: Sequence[Encoded], tokens_at_once: int) -> Iterator[list[Encoded]]:

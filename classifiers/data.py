@@ -151,8 +151,8 @@ def plain(text: str) -> str:
     return " ".join(text.casefold().split())
 
 
-def encode(tokenizer: Any, example: Example) -> Encoded:
-    """`example` through the model's chat template, or as plain text where it has none."""
+def rendered(tokenizer: Any, example: Example) -> tuple[str, str]:
+    """The prompt, and prompt and answer, through the model's chat template, or as plain text where it has none."""
     if tokenizer.chat_template:
         prompt = tokenizer.apply_chat_template(example.messages, tokenize=False, add_generation_prompt=True)
         whole = tokenizer.apply_chat_template(
@@ -163,6 +163,12 @@ def encode(tokenizer: Any, example: Example) -> Encoded:
     else:
         prompt = "\n".join(content for _, content in example.turns) + "\n"
         whole = prompt + example.answer + (tokenizer.eos_token or "")
+    return prompt, whole
+
+
+def encode(tokenizer: Any, example: Example) -> Encoded:
+    """`example` as the model reads it."""
+    prompt, whole = rendered(tokenizer, example)
     head = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     if not example.answer:
         return Encoded(tuple(head), len(head))

@@ -31,7 +31,7 @@ AT_ONCE = 64
 _PREFIX, _DOWN, _UP = "base_model.model.", ".lora_A.weight", ".lora_B.weight"
 
 Pairs = Mapping[str, tuple[torch.Tensor, torch.Tensor]]
-"""Whole name of a linear layer -> A [rank, in] and B [out, rank]; ranks may differ."""
+"""Whole name of a linear layer -> A [rank, in] and B [out, rank]; ranks may differ. Files hold float32."""
 
 
 def read(adapter: Artifact) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
@@ -61,8 +61,8 @@ def write(
     tensors = {}
     for module, (down, up) in pairs.items():
         missing = rank - down.shape[0]
-        tensors[f"{_PREFIX}{module}{_DOWN}"] = torch.nn.functional.pad(down, (0, 0, 0, missing))
-        tensors[f"{_PREFIX}{module}{_UP}"] = torch.nn.functional.pad(up, (0, missing))
+        tensors[f"{_PREFIX}{module}{_DOWN}"] = torch.nn.functional.pad(down.float(), (0, 0, 0, missing))
+        tensors[f"{_PREFIX}{module}{_UP}"] = torch.nn.functional.pad(up.float(), (0, missing))
     return write_tensors(
         task, trainer, params, tensors,
         rank=rank, scaling=1.0, modules=tuple(pairs), measured=measured, facts=facts,
@@ -134,7 +134,7 @@ def added(model: Any, pairs: Pairs) -> Iterator[None]:
     before = {name: weight.detach().clone() for name, weight in weights.items()}
     with torch.no_grad():
         for name, (down, up) in pairs.items():
-            weights[name] += up @ down
+            weights[name] += (up @ down).to(weights[name].dtype)
     try:
         yield
     finally:

@@ -19,6 +19,7 @@ from classifiers.losses.idk import Idk
 from classifiers.losses.idkdpo import IdkDpo
 from classifiers.losses.ihl import Ihl
 from classifiers.losses.kl import Kl
+from classifiers.losses.memorise import Memorise
 from classifiers.losses.npo import Npo
 from classifiers.losses.relearn import ReLearn
 from classifiers.losses.retain import Both, Divergence, Half, Hidden, Nll, Nothing
@@ -28,7 +29,9 @@ from classifiers.losses.undial import Undial
 from classifiers.losses.updates import Mudman, NgDiff, Sum, Update
 from classifiers.losses.wga import Wga
 
-_Losses = Ga | GradDiff | Kl | Npo | SimNpo | Idk | IdkDpo | ReLearn | Rmu | Flat | Ihl | Undial | Wga
+_Losses = (
+    Ga | GradDiff | Kl | Npo | SimNpo | Idk | IdkDpo | ReLearn | Rmu | Flat | Ihl | Undial | Wga | Memorise
+)
 _Halves = Nll | Divergence | Both | Hidden | Nothing
 _Updates = Sum | NgDiff | Mudman
 

@@ -127,6 +127,7 @@ EXPECTED = {
         for aim, row in zip(held_down(s.before.forget, 10.0), chances(s.forget), strict=True)
     ),
     "wga": lambda s: -mean(p * -math.log(p) for p in of_true(s.forget)),
+    "memorise": lambda s: mean(nlls(s.forget)),
 }
 KEPT = {
     "none": lambda s: 0.0,
@@ -272,7 +273,7 @@ def demo():
 
 
 @pytest.mark.parametrize("name", LOSSES)
-def test_every_loss_makes_the_forget_answers_less_likely_and_keeps_the_rest(name, demo):
+def test_every_loss_but_memorise_makes_the_forget_answers_less_likely_and_keeps_the_rest(name, demo):
     base, pairs, retain = demo
     torch.manual_seed(0)
     config = LoraConfig(r=2, lora_alpha=4, target_modules=["v_proj", "down_proj"], task_type="CAUSAL_LM")
@@ -295,7 +296,7 @@ def test_every_loss_makes_the_forget_answers_less_likely_and_keeps_the_rest(name
         lost = step.forget.nll.mean() - step.before.forget.nll.mean()
         kept = step.retain.nll.mean() - step.before.retain.nll.mean()
     model.unload()
-    assert lost > 0.1
+    assert lost < 0 if name == "memorise" else lost > 0.1
     if half.name != "none":
         assert kept < 0.1
 

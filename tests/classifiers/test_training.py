@@ -19,9 +19,10 @@ from click.testing import CliRunner
 
 from classifiers import TRAINERS
 from classifiers.__main__ import main
-from classifiers.base import Task, run
+from classifiers.base import Task, load, run
 from classifiers.checkpoints import NAME, Checkpoint
 from classifiers.data import Example
+from classifiers.merge import Merge
 from guard import artifacts
 from guard.errors import BadRequest
 from tests.classifiers.tiny import FORGET, KNOWN, UNKNOWN, example, save_model
@@ -110,6 +111,8 @@ def test_bad_examples_are_told_in_one_sentence_before_anything_is_trained(
     model: Path, tmp_path: Path, trainer: str, forget: Any, retain: Any, why: str
 ) -> None:
     told = Told()
+    if not forget and not load(trainer).needs_forget:
+        pytest.skip("it can do without")
     params = {"layer": 0} if trainer == "sae" else {}
     with pytest.raises(BadRequest, match=why) as caught:
         run(trainer, Task(model, forget, retain, tmp_path / "out", progress=told), params)
@@ -132,6 +135,12 @@ def written(folder: Path, name: str, rows: Any, encoding: str = "utf-8") -> str:
 @pytest.mark.parametrize(
     ("forget", "retain", "options", "why"),
     [
+        (
+            PROMPTS,
+            STAYS,
+            ("--adapter", "nowhere"),
+            "There is no artifact in nowhere: it has no manifest.json.",
+        ),
         ([], STAYS, (), "There are no forget examples; give some."),
         ([*PROMPTS, {"prompt": " "}], STAYS, (), "Forget example 3 has an empty prompt."),
         ([*PROMPTS, PROMPTS[1]], STAYS, (), "Forget example 3 repeats example 2; leave one of them."),
@@ -213,6 +222,45 @@ def test_who_does_not_learn_from_wrong_answers_says_so(model: Path, tmp_path: Pa
                 Task(model, FORGET, RETAIN, tmp_path / "out", perturbed=wrong),
                 {"layer": 0} if trainer == "sae" else {},
             )
+
+
+def made(folder: Path, method: str = "lora_adapter", base_model: str = "0" * 64) -> artifacts.Artifact:
+    return artifacts.write(folder / method, method, base_model)
+
+
+def test_who_takes_no_adapters_says_so_and_who_takes_some_takes_only_this_models(
+    model: Path, tmp_path: Path
+) -> None:
+    own = artifacts.weights_digest(model)
+    task = Task(model, FORGET, RETAIN, tmp_path / "out", adapters=(made(tmp_path, base_model=own),))
+    for trainer in sorted(TRAINERS):
+        if not load(trainer).adapters:
+            with pytest.raises(BadRequest, match=f"{trainer} does not take adapters that were made before"):
+                run(trainer, task, {"layer": 0} if trainer == "sae" else {})
+    for wrong, why in (
+        (made(tmp_path, "steering", own), "Adapter 2 was made for steering, not for lora_adapter."),
+        (made(tmp_path / "other"), f"Adapter 2 was made for the weights {'0' * 16}, and the model has"),
+    ):
+        with pytest.raises(BadRequest, match=why):
+            run("merge", replace(task, adapters=(*task.adapters, wrong)), {})
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_is_for_the_adapters_that_were_given(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+
+    def train(_self: Merge, task: Task, _params: Any) -> None:
+        seen.append(task.checkpoint.purpose)
+
+    monkeypatch.setattr(Merge, "train", train)
+    own = artifacts.weights_digest(model)
+    one = made(tmp_path, base_model=own)
+    other = artifacts.write(tmp_path / "other", "lora_adapter", own, facts={"rank": 1})
+    for given in ((one, other), (one, other), (other, one), (one,)):
+        run("merge", Task(model, FORGET, RETAIN, tmp_path / "out", adapters=given), {})
+    assert len(set(seen)) == 3 and seen[0] == seen[1]
 
 
 def test_the_same_question_may_have_two_answers(model: Path, tmp_path: Path) -> None:
