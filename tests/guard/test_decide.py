@@ -1,10 +1,11 @@
 """From detections to decisions."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
 from guard.decide import decide
+from guard.interventions import load
 from guard.targets import TargetSpec
 from guard.types import Detection, Evidence, Message, Prompt, Rung, Span
 
@@ -133,6 +134,16 @@ def test_targets_that_want_the_same_adapter_share_it():
     targets = {"john": target(adapted("a")), "mary": target(adapted("a"))}
     decision = verdict(targets, hit("john", 0.9), hit("mary", 0.95))
     assert [len(c.matches) for c in decision.chosen] == [2]
+
+
+def test_one_artifact_that_two_targets_name_acts_once():
+    rung = Rung("lora_adapter", {"artifact": "a" * 64, "scale": "score", "soft": 1.0})
+    targets = {"john": target(Rung("refusal"), replace(rung, min_score=0.5)), "mary": target(rung)}
+    (chosen,) = verdict(targets, hit("john", 0.9), hit("mary", 0.95)).chosen
+    plan = load("lora_adapter").plan(chosen, Prompt("x", (1, 2, 3)), lambda _: "0" * 16)
+    assert [(edit.table, edit.positions, edit.params["scale"]) for edit in plan.edits] == [
+        ("a" * 64, (0, 1, 2), 0.95)
+    ]
 
 
 PLACE = Span(TEXT.index("Who"), TEXT.index("Who") + 3)
