@@ -23,6 +23,7 @@ from benchmarks.kinds import kinds
 from benchmarks.losses import losses
 from benchmarks.pooling import pooling
 from benchmarks.relearning import relearning
+from benchmarks.sequence import sequence
 from benchmarks.sites import sites
 from benchmarks.tofu import tofu_command
 from benchmarks.twin import twin
@@ -132,6 +133,7 @@ main.add_command(kinds)
 main.add_command(losses)
 main.add_command(pooling)
 main.add_command(relearning)
+main.add_command(sequence)
 main.add_command(sites)
 main.add_command(tofu_command)
 main.add_command(twin)

@@ -20,7 +20,7 @@ import torch
 
 from benchmarks.losses import BUDGET, DEMO, MODEL, NEVER, ROOT, answers
 from benchmarks.runs import Runs, key
-from classifiers import lora
+from classifiers import lora, merge
 from classifiers.activations import load_model
 from classifiers.base import Task, run
 from classifiers.data import Example
@@ -108,17 +108,6 @@ def _matches(gate: Gate, item: Item) -> tuple[int, ...]:
     return tuple(dict.fromkeys(int(d.target_id) for d in found))
 
 
-def summed(adapters: Sequence[lora.Pairs]) -> lora.Pairs:
-    """The adapter that adds what all of them add: their ranks beside each other."""
-    return {
-        name: (
-            torch.cat([one[name][0] for one in adapters]),
-            torch.cat([one[name][1] for one in adapters], 1),
-        )
-        for name in (adapters[0] if adapters else ())
-    }
-
-
 @dataclass(frozen=True, slots=True)
 class Arm:
     """The ten adapters of one way of training, each beside those before it."""
@@ -192,7 +181,7 @@ def served(world: World, arm: Arm, asking: Asking) -> tuple[Callable[[Sequence[i
     def merged(active: Sequence[int]) -> Scores:
         if not active:
             return bare
-        chosen = summed([made[i] for i in active])
+        chosen, _ = merge.merged([made[i] for i in active], [1.0] * len(active), merge.MergeParams(how="sum"))
         return asking.once(arm.asked("merged", list(active)), chosen, everything)
 
     def matched(active: Sequence[int]) -> Scores:
