@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import httpx
+
 from evals.client import Answer, Client, ClientError, Request, failed
 
 GREEDY: dict[str, Any] = {"temperature": 0}
@@ -23,6 +25,10 @@ T = TypeVar("T")
 
 class NotTold(Exception):
     """The subject cannot tell this; why, as part of a sentence."""
+
+
+class Withheld(NotTold):
+    """It could, and does not: the question is matched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +104,7 @@ class Endpoint:
             "POST", "/tokenize", json={"model": model, "prompt": text, "add_special_tokens": False}
         )
         if counted.status_code != 200:
-            raise NotTold(f"{self.name} tells no tokens, so no likelihoods of given texts")
+            raise _refused(counted, f"{self.name} tells no tokens, so no likelihoods of given texts")
         body = {"model": model, "prompt_logprobs": 0, "max_tokens": 1}
         if ask.turns:
             body["messages"] = [*ask.messages, {"role": "assistant", "content": ask.begun + text}]
@@ -108,11 +114,11 @@ class Endpoint:
         path = "/v1/chat/completions" if ask.turns else "/v1/completions"
         response = await self._client.call("POST", path, json=body)
         if response.status_code != 200:
-            raise NotTold(f"{self.name} tells no likelihoods of given texts")
+            raise _refused(response, f"{self.name} tells no likelihoods of given texts")
         answered = response.json()
-        told = answered.get("prompt_logprobs") or answered["choices"][0].get("prompt_logprobs")
+        told = (answered if ask.turns else answered["choices"][0]).get("prompt_logprobs")
         if not told:
-            raise NotTold(f"{self.name} withholds likelihoods of given texts")
+            raise Withheld(f"{self.name} withholds likelihoods of given texts")
         tokens = told[-counted.json()["count"] :]
         return [
             next(iter(token.values()))["logprob"] for token in tokens if token
@@ -133,7 +139,9 @@ class Guarded(Endpoint):
             raise ClientError(f"POST /admin/v1/score answered {response.status_code}: {response.text[:300]}")
         told: list[float] | None = response.json()["logprobs"]
         if told is None:
-            raise NotTold("a matched question is answered without the model, so its answer has no likelihood")
+            raise Withheld(
+                "a matched question is answered without the model, so its answer has no likelihood"
+            )
         return told
 
 
@@ -178,6 +186,7 @@ class Kept:
         return [self._known[key] for key in keys]
 
 
+_NO_SUCH_CALL = (400, 404, 405, 422, 501)
 _PART = 256  # questions between two writes of the journal
 
 
@@ -185,6 +194,13 @@ def _key(*about: Any) -> str:
     return hashlib.sha256(
         json.dumps([asdict(a) if isinstance(a, Ask) else a for a in about]).encode()
     ).hexdigest()[:24]
+
+
+def _refused(response: httpx.Response, why: str) -> Exception:
+    """A server that has no such call says so; anything else is a failure."""
+    if response.status_code in _NO_SUCH_CALL:
+        return NotTold(why)
+    return ClientError(f"{response.url} answered {response.status_code}: {response.text[:300]}")
 
 
 def _request(ask: Ask, more: dict[str, Any]) -> Request:

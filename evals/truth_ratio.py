@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from evals.client import Client, ClientError
 from evals.items import Item
+from evals.subjects import Ask, Endpoint, Guarded, NotTold, Subject, Withheld
 from guard.metrics.tofu import log_truth_ratio
 
 WRONG = 3
@@ -80,46 +81,30 @@ async def log_ratios(asked: Sequence[Question], tokens: Tokens, *, concurrency: 
     return kept if len(kept) == len(found) else None
 
 
-def guarded(client: Client) -> Tokens:
-    """From the admin API of a guarded server."""
+def told_by(subject: Subject) -> Tokens:
+    """Raises ClientError: it cannot tell likelihoods at all."""
 
     async def tokens(item: Item, answer: str) -> list[float] | None:
-        body = {"messages": item.messages, "continuation": answer}
-        response = await client.call("POST", "/admin/v1/score", json=body)
-        if response.status_code != 200:
-            raise ClientError(f"POST /admin/v1/score answered {response.status_code}: {response.text[:300]}")
-        scores: list[float] | None = response.json()["logprobs"]
-        return scores
+        try:
+            (found,) = await subject.likelihoods([(Ask(item.turns), answer)])
+        except Withheld:
+            return None
+        except NotTold as error:
+            raise ClientError(f"{error}.") from None
+        return found
 
     return tokens
+
+
+def guarded(client: Client) -> Tokens:
+    """From the admin API of a guarded server."""
+    return told_by(Guarded(client, client.root))
 
 
 def bare(client: Client) -> Tokens:
     """As any client of vLLM asks for it: as the likelihoods of a prompt that ends with the answer. A guarded server
     judges that prompt, answer and all, and may withhold them."""
-
-    async def tokens(item: Item, answer: str) -> list[float] | None:
-        model = await client.model()
-        counted = await client.call(
-            "POST", "/tokenize", json={"model": model, "prompt": answer, "add_special_tokens": False}
-        )
-        body = {
-            "model": model,
-            "messages": [*item.messages, {"role": "assistant", "content": answer}],
-            "add_generation_prompt": False,
-            "continue_final_message": True,
-            "prompt_logprobs": 0,
-            "max_tokens": 1,
-        }
-        response = await client.call("POST", "/v1/chat/completions", json=body)
-        if counted.status_code != 200 or response.status_code != 200:
-            raise ClientError(f"{client.root} does not tell likelihoods: {response.text[:300]}")
-        told = response.json()["prompt_logprobs"]
-        if told is None:
-            return None
-        return [next(iter(token.values()))["logprob"] for token in told[-counted.json()["count"] :]]
-
-    return tokens
+    return told_by(Endpoint(client, client.root))
 
 
 def toward(found: Sequence[float], never: Sequence[float], before: Sequence[float]) -> float:

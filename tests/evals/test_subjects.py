@@ -11,7 +11,7 @@ import pytest
 
 from evals.client import Client, ClientError
 from evals.local import Local
-from evals.subjects import Ask, Endpoint, Guarded, Kept, NotTold
+from evals.subjects import Ask, Endpoint, Guarded, Kept, NotTold, Withheld
 
 MODEL = Path(__file__).parents[2] / "demo" / "models" / "full"
 ASK = Ask.question("Where?")
@@ -45,7 +45,7 @@ def likelihoods(path, body):
     text = body["messages"][-1]["content"] if "messages" in body else body["prompt"]
     words = (["<user>"] if "messages" in body else []) + text.split()
     told = [None, *({"5": {"logprob": -float(n)}} for n in range(1, len(words)))]
-    return 200, {"prompt_logprobs": told, "choices": [{}]}
+    return 200, {"prompt_logprobs": told} if "messages" in body else {"choices": [{"prompt_logprobs": told}]}
 
 
 def test_an_endpoint_tells_the_likelihoods_of_the_last_tokens_only():
@@ -68,7 +68,14 @@ def test_what_an_endpoint_withholds_or_cannot_tell_is_no_figure(null):
         return (200, {"prompt_logprobs": None, "choices": [{}]}) if null else (400, {})
 
     run, _ = served(handler)
-    with pytest.raises(NotTold, match="withholds" if null else "tells no likelihoods"):
+    with pytest.raises(NotTold, match="withholds" if null else "tells no likelihoods") as raised:
+        run(lambda s: s.likelihoods([(ASK, "in Rome")]))
+    assert isinstance(raised.value, Withheld) == null
+
+
+def test_a_server_that_fails_withholds_nothing():
+    run, _ = served(lambda *_: (500, {}))
+    with pytest.raises(ClientError, match="500"):
         run(lambda s: s.likelihoods([(ASK, "in Rome")]))
 
 
