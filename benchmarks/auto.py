@@ -37,7 +37,8 @@ ROOT = Path(__file__).parents[1]
 TARGETS = ("limir-yarley", "breline-fusion", "pellelt")
 """An entity, a subject, a skill."""
 TOLERANCE = 0.05
-_TOKENS = 64
+_TOKENS, _AT_ONCE = 64, 8
+_START_S = 1_800.0  # a machine with other work to do takes its time
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,11 +140,11 @@ class Operator:
             raise ClientError(f"lethe train auto failed for {target}")
         return time.monotonic() - started
 
-    async def say(self, items: Sequence[Item]) -> list[str]:
-        """The server's answers, one question at a time, so that each is computed alone."""
+    async def say(self, items: Sequence[Item], at_once: int) -> list[str]:
+        """The server's answers. Sums depend on the batch: what is to be the same is asked one at a time."""
         async with Client(self._running.base_url, self._running.admin_key) as client:
             requests = [chat(item.messages, max_tokens=_TOKENS) for item in items]
-            got = await client.send_all(requests, concurrency=1)
+            got = await client.send_all(requests, concurrency=at_once)
         if broken := failed(got):
             raise ClientError(f"the server did not answer: {broken[0]}")
         return [answer.text for answer in got]
@@ -161,15 +162,22 @@ class Operator:
             await Admin(client).delete(target)
 
 
-def measure(operator: Operator, target: dict[str, Any], items: Sequence[Item], of: Asked, out: Path) -> Found:
-    """One target, from its registration to its removal."""
+def measure(
+    operator: Operator,
+    target: dict[str, Any],
+    items: Sequence[Item],
+    of: Asked,
+    before: Sequence[str],
+    out: Path,
+) -> Found:
+    """One target, from its registration to its removal. `before` are the answers to the others without any target."""
     name = target["id"]
     own = of.own[name]
-    untouched, before = (asyncio.run(operator.say(part)) for part in (own, of.others))
+    untouched = asyncio.run(operator.say(own, _AT_ONCE))
     asyncio.run(operator.register(target))
     with tempfile.TemporaryDirectory(prefix="lethe-bench-") as folder:
         seconds = operator.search(name, write_examples(items, name, Path(folder)), out / name)
-    now, after = (asyncio.run(operator.say(part)) for part in (own, of.others))
+    now, after = asyncio.run(operator.say(own, _AT_ONCE)), asyncio.run(operator.say(of.others, 1))
     ladder = asyncio.run(operator.ladder(name))
     asyncio.run(operator.remove(name))
     same = sum(one == other for one, other in zip(before, after, strict=True))
@@ -205,14 +213,15 @@ def auto(
         raise click.UsageError(f"{strange[0]} is no target of the demo.")
     items = load_items(ROOT / "demo" / "items.jsonl")
     of = asked(items, names, others, seed)
-    report = []
+    report, log = [], out / "server.log"
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="lethe-bench-") as folder:
         data_dir = Path(folder) / "data"
-        with serve.guarded(str(MODEL), out / "server.log", data_dir, env=ENV) as running:
+        with serve.guarded(str(MODEL), log, data_dir, env=ENV, timeout=_START_S) as running:
             operator = Operator(running, data_dir, minutes, settings)
+            before = asyncio.run(operator.say(of.others, 1))
             for name in names:
-                report.append(measure(operator, known[name], items, of, out))
+                report.append(measure(operator, known[name], items, of, before, out))
                 click.echo(report[-1].line)
     rows = [
         {

@@ -88,10 +88,11 @@ class Bench:
         Raises:
             LetheError: it cannot act on this model or target.
         """
+        drawn = self._draws if candidate.noisy else self._draws[:1]
         with self._treatment(candidate, artifact) as treatment:
             started = time.perf_counter()
-            answers = [self._answers(rows, treatment, self._draws) for rows in (self._forget, self._near)]
-            took = (time.perf_counter() - started) / len(self._draws)
+            answers = [self._answers(rows, treatment, drawn) for rows in (self._forget, self._near)]
+            took = (time.perf_counter() - started) / len(drawn)
             forget = self._said(self._forget, answers[0], treatment, self._speaker)
             near = self._said(self._near, answers[1], treatment, None)
         again = [self._speaker.answers(rows[:_AGAIN], None) for rows in (self._forget, self._near)]
@@ -141,7 +142,7 @@ class Bench:
             yield Treatment.of(made, self._folder, **candidate.params)
 
     def _answers(self, rows: Sequence[Row], treatment: Treatment, drawn: Sequence[Draw]) -> list[list[str]]:
-        """Of each draw; those of a method without noise are all the same."""
+        """Of each draw."""
         read, inside = self._under(rows, treatment)
         return [self._speaker.answers(read, inside, draw) for draw in drawn]
 
@@ -194,7 +195,8 @@ class Bench:
             len(self.material.forget),
             tokens,
             tokens / len(trained),
-            asked * len(self._draws),
+            asked,
+            len(self._draws),
         )
 
     def _timed(self, ids: Any, learns: bool) -> float:

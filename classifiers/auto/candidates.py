@@ -16,7 +16,8 @@ from typing import Any
 class Pace:
     """How fast the model is on this machine, and how much there is to read, from which the time of a candidate is
     estimated: seconds to read a token, to learn from one, and for a whole answer; the model's layers, width and
-    weights; examples and tokens of what is trained on; and questions that are asked to measure one candidate."""
+    weights; examples and tokens of what is trained on; questions that are asked to measure one candidate, and draws of
+    noise."""
 
     reading: float
     learning: float
@@ -28,11 +29,14 @@ class Pace:
     tokens: int
     example_tokens: float
     asked: int
+    draws: int
 
-    @property
-    def measuring(self) -> float:
-        """Seconds to measure a candidate: an answer to each question, and a pass over the answers that are given."""
-        return self.asked * (self.answering + self.example_tokens * self.reading)
+    def measuring(self, noisy: bool) -> float:
+        """Seconds to measure a candidate: an answer to each question, and a pass over the answers that are given; of
+        each draw, where it has noise."""
+        return (
+            self.asked * (self.draws if noisy else 1) * (self.answering + self.example_tokens * self.reading)
+        )
 
 
 Estimate = Callable[[Pace], float]
@@ -45,7 +49,7 @@ def _nothing(_: Pace) -> float:
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A method with the `params` of its rung. Where it needs an artifact, `trainer` makes it with the `settings` for
-    the model at hand, which takes about `seconds`."""
+    the model at hand, which takes about `seconds`. `noisy`: what it does depends on the draw of its noise."""
 
     name: str
     method: str
@@ -53,6 +57,7 @@ class Candidate:
     trainer: str | None = None
     settings: Callable[[Pace], dict[str, Any]] = lambda _: {}
     seconds: Estimate = _nothing
+    noisy: bool = False
 
 
 _SEARCH: dict[str, Any] = {"steps": 4, "draws": 1, "tokens": ["spans", "prompt"]}
@@ -93,7 +98,7 @@ def _adapter(pace: Pace) -> float:
 
 
 CANDIDATES = (
-    Candidate("corruption", "embedding_corruption"),
+    Candidate("corruption", "embedding_corruption", noisy=True),
     Candidate("guard prompt", "guard_prompt"),
     Candidate("in context", "in_context"),
     Candidate("token penalty", "token_penalty"),
@@ -106,7 +111,7 @@ CANDIDATES = (
         lambda _: {"layers": "all"},
         _read,
     ),
-    Candidate("neurons", "neuron_adjust", {}, "neurons", seconds=_read_twice),
+    Candidate("neurons", "neuron_adjust", {}, "neurons", seconds=_read_twice, noisy=True),
     Candidate(
         "all neurons",
         "neuron_adjust",
@@ -114,8 +119,17 @@ CANDIDATES = (
         "neurons",
         lambda _: {"share": 1.0, "both_sides": True},
         _read_twice,
+        noisy=True,
     ),
-    Candidate("searched corruption", "embedding_corruption", {}, "corruption", lambda _: _SEARCH, _search),
+    Candidate(
+        "searched corruption",
+        "embedding_corruption",
+        {},
+        "corruption",
+        lambda _: _SEARCH,
+        _search,
+        noisy=True,
+    ),
     Candidate("features", "sae_clamp", {}, "sae", lambda p: {**_SAE, "layer": p.layers // 2}, _sae),
     Candidate("assistant", "logit_difference", {}, "assistant", lambda _: _ASSISTANT, _assistant),
     Candidate(

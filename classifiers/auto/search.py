@@ -83,7 +83,7 @@ class Search:
         """Seconds that training and measuring it will take, about."""
         pace = self._judge.pace
         trained = candidate.trainer is None or self._kept(candidate) is not None
-        return pace.measuring + (0.0 if trained else candidate.seconds(pace))
+        return pace.measuring(candidate.noisy) + (0.0 if trained else candidate.seconds(pace))
 
     def run(self, candidates: Sequence[Candidate], seconds: float) -> list[Outcome]:
         """All candidates that fit into so many seconds, one after the other. What was tried before costs nothing."""
@@ -110,7 +110,7 @@ class Search:
             return replace(outcome, skipped=why)
         self._tell(f"{candidate.name}: about {estimate:.0f} s")
         try:
-            artifact, seconds = self._trained(candidate, end - self._judge.pace.measuring)
+            artifact, seconds = self._trained(candidate, end - self._judge.pace.measuring(candidate.noisy))
             trial = self._judge.tried(candidate, artifact, seconds)
         except BudgetSpent as error:
             self._tell(f"{candidate.name}: {error.message}")

@@ -31,7 +31,7 @@ from guard.errors import BadRequest
 from tests.classifiers.tiny import FORGET, KNOWN, example, save_model
 
 MODELS = Path(__file__).parents[2] / "demo" / "models"
-PACE = Pace(0.001, 0.003, 0.1, 4, 16, 10_000, 5, 100, 10.0, asked=10)
+PACE = Pace(0.001, 0.003, 0.1, 4, 16, 10_000, 5, 100, 10.0, asked=10, draws=2)
 SECRET = "ZEBRAFISH"
 
 
@@ -102,7 +102,7 @@ def states(outcomes: Iterable[Outcome]) -> list[str]:
 
 def test_what_does_not_fit_into_the_budget_is_left_out_and_named(searching: Any) -> None:
     search, judge, _ = searching()
-    measuring = PACE.measuring
+    measuring = PACE.measuring(False)
     outcomes = search.run([candidate("a", cost=5), candidate("b", cost=500), candidate("c", cost=1)], 20.0)
     assert states(outcomes) == ["tried", "skipped", "tried"]
     assert outcomes[1].skipped == f"It needs about {500 + measuring:.0f} s, and 20 s of the budget are left."
@@ -154,9 +154,9 @@ def test_what_was_tried_is_not_tried_again(searching: Any, tmp_path: Path) -> No
 def test_candidates_that_differ_in_their_rung_share_an_artifact(searching: Any) -> None:
     search, judge, trained = searching()
     one, other = candidate("weak", cost=5, of=""), candidate("strong", cost=5, of="")
-    assert search.estimate(other) == pytest.approx(5 + PACE.measuring)
+    assert search.estimate(other) == pytest.approx(5 + PACE.measuring(False))
     search.run([one], 60)
-    assert search.estimate(other) == pytest.approx(PACE.measuring)
+    assert search.estimate(other) == pytest.approx(PACE.measuring(False))
     search.run([other], 60)
     assert len(trained) == 1 and len({digest for _, digest in judge.asked}) == 1
 
@@ -166,6 +166,7 @@ def test_the_table_names_methods_trainers_and_settings_that_exist() -> None:
     for one in CANDIDATES:
         interventions.check_params(one.method, one.params)
         assert one.seconds(PACE) >= 0.0
+        assert one.noisy == (one.method in ("embedding_corruption", "neuron_adjust"))
         if one.trainer is not None:
             load_trainer(one.trainer).params_type.model_validate(one.settings(PACE))
     untrained = [one.trainer is None for one in CANDIDATES]
