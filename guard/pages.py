@@ -136,12 +136,13 @@ def plane(
         ends = [at(0, point["x"]["low"]), at(0, point["x"]["high"])]
         sides = [at(1, point["y"]["low"]), at(1, point["y"]["high"])]
         colour = "var(--good)" if point["good"] else "var(--mark)"
+        anchor, side = ("end", -7) if x > _WIDTH * 0.7 else ("start", 7)  # names stay within the plane
         told = f"{point['label']}: {show(dict(point['x']))}, {show(dict(point['y']))}"
         parts.append(
             f'<g stroke="{colour}" opacity=".5"><line x1="{ends[0]}" x2="{ends[1]}" y1="{y}" y2="{y}"/>'
             f'<line x1="{x}" x2="{x}" y1="{sides[0]}" y2="{sides[1]}"/></g>'
             f'<circle cx="{x}" cy="{y}" r="4" fill="{colour}"><title>{escape(told)}</title></circle>'
-            f'<text x="{x + 7}" y="{y - 6}">{escape(point["label"])}</text>'
+            f'<text x="{x + side}" y="{y - 6}" text-anchor="{anchor}">{escape(point["label"])}</text>'
         )
     return f"<h3>{escape(title)}</h3>{_svg(_PLANE, parts)}"
 
