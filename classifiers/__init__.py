@@ -11,6 +11,7 @@ TRAINERS = {
     "adapter": "classifiers.adapter:Adapter",
     "rank-one": "classifiers.rank_one:RankOne",
     "redirection": "classifiers.redirection:Redirection",
+    "revs": "classifiers.revs:Revs",
     "merge": "classifiers.merge:Merge",
     "slices": "classifiers.slices:Slices",
     "drop-slices": "classifiers.slices:DropSlices",

@@ -121,6 +121,14 @@ def write_peft(
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
+def nearest(dense: torch.Tensor, rank: int) -> tuple[tuple[torch.Tensor, torch.Tensor], float]:
+    """The pair of that rank, at most, whose product is nearest to `dense`, and the energy (the squared entries) that it
+    leaves out."""
+    u, s, v = torch.linalg.svd(dense, full_matrices=False)
+    root = s[:rank].sqrt()
+    return (root[:, None] * v[:rank], u[:, :rank] * root), float(s[rank:].square().sum())
+
+
 @contextmanager
 def added(model: Any, pairs: Pairs) -> Iterator[None]:
     """`model`, not PEFT's, with the pairs added to its weights. Afterwards these are, bit for bit, as they were.

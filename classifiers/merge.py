@@ -94,7 +94,7 @@ def merged(
         if exact and (rank is None or len(down) <= rank):
             found[module] = (down, up)
         else:
-            found[module], energy = nearest(dense, rank or highest)
+            found[module], energy = lora.nearest(dense, rank or highest)
             lost += energy
     if not any(up.any() for _, up in found.values()):
         raise BadRequest("The adapters agree on nothing: merged they change nothing.")
@@ -121,10 +121,3 @@ def negmerge(changes: torch.Tensor, keep: float) -> torch.Tensor:
 
 
 _DENSE: dict[str, Any] = {"ties": ties, "negmerge": negmerge}
-
-
-def nearest(dense: torch.Tensor, rank: int) -> tuple[Pair, float]:
-    """The nearest pair of that rank, at most, and the energy that it leaves out."""
-    u, s, v = torch.linalg.svd(dense, full_matrices=False)
-    root = s[:rank].sqrt()
-    return (root[:, None] * v[:rank], u[:, :rank] * root), float(s[rank:].square().sum())

@@ -11,7 +11,7 @@ from click.testing import CliRunner
 from classifiers import lora
 from classifiers.__main__ import main
 from classifiers.base import Params, Task, run
-from classifiers.merge import MergeParams, merged, nearest, negmerge, ties
+from classifiers.merge import MergeParams, merged, negmerge, ties
 from guard import artifacts
 from guard.errors import BadRequest
 from tests.classifiers.tiny import FORGET, KNOWN, save_model
@@ -88,7 +88,7 @@ def test_a_layer_that_only_one_has_is_unchanged_by_the_others():
 def test_dense_ones_have_the_highest_rank_that_was_given():
     found, kept = merged([A, B], (1.0, 1.0), MergeParams())
     assert len(found[BOTH][0]) == 3 and 0 < kept < 1
-    (_, up), lost = nearest(torch.eye(4), 1)
+    (_, up), lost = lora.nearest(torch.eye(4), 1)
     assert up.shape == (4, 1) and lost == pytest.approx(3.0)
 
 
