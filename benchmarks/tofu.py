@@ -36,12 +36,13 @@ BUDGET: dict[str, Any] = {"rank": 16, "steps": 63, "batch": 16, "learning_rate":
 UNKNOWING = ("I don't know.", "I'm not sure about that.", "I have no information about that.")
 ROWS: dict[str, dict[str, Any]] = {
     "npo": {"loss": "npo"},
-    "simnpo": {"loss": "simnpo", "gamma": 0.125},
+    "simnpo": {"loss": "simnpo"},
     "graddiff": {"loss": "graddiff"},
     "ihl": {"loss": "ihl"},
-    "idkdpo": {"loss": "idkdpo", "refusals": UNKNOWING},
+    "idkdpo": {"loss": {"name": "idkdpo", "beta": 0.02}, "refusals": UNKNOWING},
 }
-"""What is trained in each row, beside the budget."""
+"""What is trained in each row, beside the budget. Refusals that the subject has never seen become likelier by so much
+that a larger beta is content with that, and leaves the true answers where they are."""
 
 
 def examples(source: Source, name: str) -> tuple[Example, ...]:
