@@ -33,10 +33,9 @@ class Pace:
 
     def measuring(self, noisy: bool) -> float:
         """Seconds to measure a candidate: an answer to each question, and a pass over the answers that are given; of
-        each draw, where it has noise."""
-        return (
-            self.asked * (self.draws if noisy else 1) * (self.answering + self.example_tokens * self.reading)
-        )
+        each draw, where it has noise. And then all once more without it."""
+        drawn = self.draws if noisy else 1
+        return self.asked * ((drawn + 1) * self.answering + drawn * self.example_tokens * self.reading)
 
 
 Estimate = Callable[[Pace], float]

@@ -34,9 +34,9 @@ _NOTES = """\
 Recall is ROUGE-L recall of the true answers in what the model says to held-out questions. A model that never learned
 them has some too, by the words that answers share; what lies beyond that counts.
 Neighbours are retained questions near the target, asked as if the gate had matched them by mistake: what a false match
-costs. On questions that the gate does not match nothing acts; after each candidate some were asked again, and a
-candidate after which an answer is another one is not admissible.
-Time is that of an answer in this process, relative to the untouched model, and no measure of a server.
+costs. On questions that the gate does not match nothing acts; after each candidate all were asked again without it, and
+one after which an answer is another is not admissible.
+Time is that of an answer in this process, relative to the untouched model right behind it, and no measure of a server.
 The last rung, refusal, answers nothing: it was not measured.
 """
 
