@@ -7,8 +7,10 @@ it at the tokens of forget prompts, and nothing at those of retain prompts.
 LUNAR trains the projection for that by gradient descent. It is a linear least-squares problem, whose solution stands in
 closed form: with keys k (what the projection gets), v = coeff * direction, and means over tokens E,
 
-    dW = v (w E_f[k])^T (w E_f[k k^T] + E_r[k k^T] + ridge)^-1
+    dW = v (w E_f[k])^T (w E_f[k k^T] + E_r[k k^T] + E_s[k k^T] + ridge)^-1
 
+where E_r is over all tokens of retain prompts and E_s over those that stand where forget ones are redirected: without
+them the last tokens, which are most alike, would count little among all others.
 All forget tokens want the same v, so that the solution has rank one, exactly, and nothing needs to be cut off. The
 published code redirects at all tokens of forget prompts, and its comment says at the last one. `at` chooses: most
 tokens of a prompt are those of any prompt, and on the demo redirecting all of them harms the rest.
@@ -36,12 +38,12 @@ At = Literal["prompt", "last"]
 
 class RedirectionParams(Params):
     """layer: whose down projection is edited, by default two thirds up (the paper's 22 of 32). coeff: how far along the
-    direction; at: which tokens of forget prompts are redirected, all or the last; weight: of these against all those of
-    retain prompts; ridge: holds the change back, as a share of the mean square of the keys' entries. sample: examples
-    of each set that are measured before and after."""
+    direction (the paper's is 2); at: which tokens of forget prompts are redirected, all or the last; weight: of these
+    against those of retain prompts; ridge: holds the change back, as a share of the mean square of the keys' entries.
+    sample: examples of each set that are measured before and after."""
 
     layer: int | None = Field(None, ge=0)
-    coeff: float = Field(2.0, gt=0)
+    coeff: float = Field(1.0, gt=0)
     at: At = "last"
     weight: float = Field(1.0, gt=0)
     ridge: float = Field(0.01, gt=0)
@@ -66,10 +68,11 @@ class Redirection(Trainer):
             return _tokens(model, [encode(tokenizer, e) for e in examples], site, layer, at)
 
         task.progress.report(0.1, "reading the examples")
-        forget, stays = shown(task.forget, "key", params.at), shown(task.retain, "key", "prompt")
+        forget, stays = (shown(some, "key", params.at) for some in (task.forget, task.retain))
+        others = shown(task.retain, "key", "prompt")
         means = [shown(some, "residual", "last").mean(dim=0) for some in (unknown, task.forget)]
         wanted = params.coeff * (means[0] - means[1])
-        down = solve(forget, stays, params.weight, params.ridge)
+        down = solve(forget, (stays, others), params.weight, params.ridge)
         task.progress.report(0.6, "measuring")
         (name,) = linear_layers(model, ("down_proj",), (layer,))
         pairs = {name: (down, wanted[:, None])}
@@ -85,11 +88,14 @@ class Redirection(Trainer):
         )
 
 
-def solve(forget: torch.Tensor, retain: torch.Tensor, weight: float, ridge: float) -> torch.Tensor:
-    """A [1, in], whose product with a key should be 1 for those of `forget` [n, in] and 0 for those of `retain`."""
-    both = weight * forget.T @ forget / len(forget) + retain.T @ retain / len(retain)
-    held = ridge * both.diagonal().mean() * torch.eye(len(both), dtype=both.dtype)
-    return torch.linalg.solve(both + held, weight * forget.mean(dim=0))[None]
+def solve(forget: torch.Tensor, retain: Sequence[torch.Tensor], weight: float, ridge: float) -> torch.Tensor:
+    """A [1, in], whose product with a key should be 1 for those of `forget` [n, in], on the mean, and 0 for those of
+    each of `retain`."""
+    whole = weight * forget.T @ forget / len(forget)
+    for keys in retain:
+        whole = whole + keys.T @ keys / len(keys)
+    held = ridge * whole.diagonal().mean() * torch.eye(len(whole), dtype=whole.dtype)
+    return torch.linalg.solve(whole + held, weight * forget.mean(dim=0))[None]
 
 
 def _tokens(

@@ -26,14 +26,14 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_solution_is_that_of_the_least_squares_problem():
     generator = torch.Generator().manual_seed(0)
-    forget, retain = (torch.randn(n, 6, generator=generator).double() for n in (4, 9))
+    forget, one, other = (torch.randn(n, 6, generator=generator).double() for n in (4, 9, 5))
     weight, ridge = 3.0, 0.1
-    both = weight * forget.T @ forget / 4 + retain.T @ retain / 9
+    both = weight * forget.T @ forget / 4 + one.T @ one / 9 + other.T @ other / 5
     held = (ridge * both.diagonal().mean()).sqrt() * torch.eye(6).double()
-    rows = torch.cat([(weight / 4) ** 0.5 * forget, (1 / 9) ** 0.5 * retain, held])
-    wanted = torch.cat([torch.full((4,), (weight / 4) ** 0.5), torch.zeros(15)]).double()
+    rows = torch.cat([(weight / 4) ** 0.5 * forget, (1 / 9) ** 0.5 * one, (1 / 5) ** 0.5 * other, held])
+    wanted = torch.cat([torch.full((4,), (weight / 4) ** 0.5), torch.zeros(20)]).double()
     by_hand = torch.linalg.lstsq(rows, wanted[:, None]).solution.T
-    torch.testing.assert_close(solve(forget, retain, weight, ridge), by_hand)
+    torch.testing.assert_close(solve(forget, (one, other), weight, ridge), by_hand)
 
 
 def test_forget_prompts_end_where_unknown_ones_do(model, tmp_path):
