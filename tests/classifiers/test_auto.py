@@ -149,6 +149,11 @@ def test_what_was_tried_is_not_tried_again(searching: Any, tmp_path: Path) -> No
     search, judge, _ = searching()
     search.run(wanted, 60)
     assert [name for name, _ in judge.asked] == ["a", "c"], "what lacks its artifact is made again"
+    for path in (tmp_path / "out" / "artifacts").rglob("manifest.json"):
+        artifacts.write(path.parent, "steering", "0" * 64, measured={"made": "by somebody else"})
+    search, judge, _ = searching()
+    search.run(wanted, 60)
+    assert [name for name, _ in judge.asked] == ["a", "c"], "what was tried was another artifact"
 
 
 def test_candidates_that_differ_in_their_rung_share_an_artifact(searching: Any) -> None:
