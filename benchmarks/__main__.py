@@ -17,6 +17,7 @@ import click
 from benchmarks.auto import auto
 from benchmarks.classifiers import classifiers
 from benchmarks.detection import detection
+from benchmarks.edits import edits
 from benchmarks.features import features
 from benchmarks.jobs import jobs
 from benchmarks.kinds import kinds
@@ -127,6 +128,7 @@ def unmatched(requests: int, concurrency: int, rounds: int, out: Path) -> None:
 main.add_command(auto)
 main.add_command(classifiers)
 main.add_command(detection)
+main.add_command(edits)
 main.add_command(features)
 main.add_command(jobs)
 main.add_command(kinds)
