@@ -27,6 +27,7 @@ from classifiers.activations import load_model
 from classifiers.base import Params, Task, Trainer
 from guard.artifacts import Artifact
 from guard.errors import BadRequest
+from guard.interventions.lora_adapter import LEARNED
 
 Pair = tuple[torch.Tensor, torch.Tensor]
 
@@ -50,12 +51,17 @@ class Merge(Trainer):
     needs_forget = False
 
     def train(self, task: Task, params: MergeParams) -> Artifact:
-        """Raises BadRequest: there are too few adapters, other than one to scale, or weights for more or fewer."""
+        """Raises BadRequest: there are too few adapters, other than one to scale, one of `slices`, or weights for more
+        or fewer."""
         least, most = (1, 1) if params.how == "scale" else (2, 256)
         if not least <= len(task.adapters) <= most:
             wanted = "one adapter" if params.how == "scale" else "at least two adapters"
             raise BadRequest(
                 f"'{params.how}' takes {wanted}, and {len(task.adapters)} were given (--adapter)."
+            )
+        if any(LEARNED in one.manifest.facts for one in task.adapters):
+            raise BadRequest(
+                "No row could be taken out of an adapter of `slices` once it is merged; leave it out."
             )
         if params.weights is not None and len(params.weights) != len(task.adapters):
             raise BadRequest(f"There are {len(task.adapters)} adapters and {len(params.weights)} weights.")

@@ -11,9 +11,8 @@ import pytest
 import torch
 
 from classifiers import lora
-from classifiers.activations import load_model
 from classifiers.base import Task, run
-from classifiers.checkpoints import Checkpoint
+from classifiers.checkpoints import NAME, Checkpoint
 from classifiers.data import Example
 from classifiers.slices import SlicesParams, slice_of
 from guard.artifacts import Artifact
@@ -171,6 +170,13 @@ def test_it_is_an_adapter_that_learned_and_no_rung_takes_it(model, tmp_path):
         load("lora_adapter").watched({}, made.manifest.facts)
 
 
+def test_it_is_not_merged_into_what_nothing_can_be_taken_out_of(model, whole, tmp_path):
+    task = Task(model, ROWS, KNOWN, tmp_path / "out", adapters=(whole,))
+    for how, adapters in (("scale", (whole,)), ("sum", (whole, whole))):
+        with pytest.raises(BadRequest, match="No row could be taken out"):
+            run("merge", replace(task, adapters=adapters), {"how": how})
+
+
 def test_the_weight_of_each_part_is_that_of_the_parameters(model, whole, tmp_path):
     full = learned(model, ROWS, tmp_path, weight=1.0)
     for name, tensor in full.tensors().items():
@@ -182,7 +188,6 @@ def test_a_run_that_was_killed_goes_on_behind_its_last_part(model, whole, tmp_pa
     task = Task(model, ROWS, KNOWN, tmp_path / "cut", checkpoint=Checkpoint(tmp_path / "work"))
     with pytest.raises(KeyboardInterrupt):
         run("slices", replace(task, progress=Told(stop_at=0.4)), QUICK)
-    plain, _ = load_model(model)
-    assert plain and (tmp_path / "work").exists()
+    assert (tmp_path / "work" / NAME).exists()
     again = run("slices", replace(task, out=tmp_path / "again"), QUICK)
     assert again.digest == whole.digest
