@@ -1,8 +1,8 @@
 """What may be tried, cheapest first: one table.
 
-The order is that of what serving a rung costs and of what has to be made for it: nothing to train, means and Gaussians
-that are read off once, a search, small things that are trained, adapters. `refusal` is no candidate: it forgets
-everything and answers nothing, and is the last rung of every ladder.
+The order is that of what has to be made for a rung, and of what serving it costs: nothing to train, means and Gaussians
+that are read off once, what is solved for, a search, small things that are trained, adapters that are. `refusal` is no
+candidate: it forgets everything and answers nothing, and is the last rung of every ladder.
 """
 
 from __future__ import annotations
@@ -62,6 +62,7 @@ class Candidate:
 _SEARCH: dict[str, Any] = {"steps": 4, "draws": 1, "tokens": ["spans", "prompt"]}
 _SAE = {"steps": 400, "batch": 512, "expansion": 8}
 _ADAPTER: dict[str, Any] = {"rank": 4, "steps": 120, "batch": 16, "learning_rate": 0.002, "sample": 16}
+_SOLVED = {"sample": 16}
 _ASSISTANT = {"blocks": 2, "epochs": 20}
 
 
@@ -71,6 +72,11 @@ def _read(pace: Pace) -> float:
 
 def _read_twice(pace: Pace) -> float:
     return 2 * pace.tokens * pace.reading
+
+
+def _solved(pace: Pace) -> float:
+    """Of both sets what a layer gets and gives on is read; the rest is measuring before and after."""
+    return 2 * _read_twice(pace) + 4 * _SOLVED["sample"] * pace.answering
 
 
 def _search(pace: Pace) -> float:
@@ -120,6 +126,7 @@ CANDIDATES = (
         _read_twice,
         noisy=True,
     ),
+    Candidate("redirection", "lora_adapter", {}, "redirection", lambda _: _SOLVED, _solved),
     Candidate(
         "searched corruption",
         "embedding_corruption",

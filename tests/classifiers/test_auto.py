@@ -304,7 +304,7 @@ def test_candidates_are_named_by_name_or_method(settings: dict[str, Any], what: 
     with pytest.raises(BadRequest, match=what):
         AutoParams(**settings).candidates()
     both = [one.name for one in AutoParams(only=("lora_adapter", "corruption")).candidates()]
-    assert both == ["corruption", "refusing adapter", "npo adapter"]
+    assert both == ["corruption", "redirection", "refusing adapter", "npo adapter"]
     assert all(one.method != "lora_adapter" for one in AutoParams(without=("lora_adapter",)).candidates())
 
 
