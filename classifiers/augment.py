@@ -25,9 +25,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal
 
 import click
-from pydantic import ValidationError
 
 from classifiers.data import Example, check, load_examples, split
+from classifiers.targets import asked_of, read_target
 from guard.detection.swaps import mentions, near_misses
 from guard.errors import BadRequest, LetheError
 from guard.metrics.containment import plain_words
@@ -494,9 +494,9 @@ def main(
     if (base_url is None) != (model is None):
         raise click.UsageError("Give --base-url and --model together.")
     try:
-        spec = _target(target)
-        examples = load_examples(forget) if forget else _asked_of(spec.examples)
-        kept = load_examples(retain) if retain else _asked_of(spec.retain)
+        spec = read_target(target.read())
+        examples = load_examples(forget) if forget else asked_of(spec.examples)
+        kept = load_examples(retain) if retain else asked_of(spec.retain)
         amounts = Wanted(forms=forms or tuple(FORMS), **wanted)
         writer = None
         if base_url is not None and model is not None:
@@ -523,24 +523,6 @@ async def _made(
     finally:
         if writer is not None:
             await writer.close()
-
-
-def _target(file: IO[str]) -> TargetSpec:
-    """Reads of the admin API are targets too: what they add is left out. Raises BadRequest: it is none."""
-    try:
-        row = json.loads(file.read())
-        return TargetSpec.model_validate({name: row[name] for name in TargetSpec.model_fields if name in row})
-    except ValidationError as error:
-        first = error.errors()[0]
-        raise BadRequest(
-            f"The target is not valid: {'.'.join(map(str, first['loc']))}: {first['msg']}."
-        ) from None
-    except (ValueError, TypeError):
-        raise BadRequest("The target is not a JSON object; `lethe targets show` prints one.") from None
-
-
-def _asked_of(prompts: Sequence[str]) -> tuple[Example, ...]:
-    return tuple(Example((("user", prompt),)) for prompt in prompts)
 
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@ from classifiers.base import Task
 from classifiers.data import Example, check, digest, load_examples
 from classifiers.encoding import Encoding
 from classifiers.progress import Bar
+from classifiers.targets import asked_of, read_target
 from guard.artifacts import weights_digest
 from guard.detection.encoder import BACKENDS
 from guard.errors import BadRequest, LetheError
@@ -132,8 +133,8 @@ def main(
         params = _params(settings)
         spec = _spec(target, names)
         given = Examples(
-            load_examples(forget) if forget else _examples(spec.examples),
-            load_examples(retain) if retain else _examples(spec.retain),
+            load_examples(forget) if forget else asked_of(spec.examples),
+            load_examples(retain) if retain else asked_of(spec.retain),
             load_examples(holdout) if holdout else (),
         )
         chosen = params.candidates()
@@ -196,23 +197,15 @@ def _wanted(params: AutoParams) -> Wanted:
 
 
 def _spec(file: IO[str] | None, names: Sequence[str]) -> TargetSpec:
-    """Reads of the admin API are targets too: what they add is left out. Raises BadRequest: it is none."""
+    """Raises BadRequest: it is none."""
     if (file is None) == (not names):
         raise click.UsageError("Give either --target or --name.")
+    if file is not None:
+        return read_target(file.read())
     try:
-        row = json.loads(file.read()) if file else {"name": names[0], "aliases": list(names[1:])}
-        return TargetSpec.model_validate({name: row[name] for name in TargetSpec.model_fields if name in row})
+        return TargetSpec(name=names[0], aliases=tuple(names[1:]))
     except ValidationError as error:
-        first = error.errors()[0]
-        raise BadRequest(
-            f"The target is not valid: {'.'.join(map(str, first['loc']))}: {first['msg']}."
-        ) from None
-    except (ValueError, TypeError):
-        raise BadRequest("The target is not a JSON object; `lethe targets show` prints one.") from None
-
-
-def _examples(prompts: Sequence[str]) -> tuple[Example, ...]:
-    return tuple(Example((("user", prompt),)) for prompt in prompts)
+        raise BadRequest(f"The name cannot be one: {error.errors()[0]['msg']}.") from None
 
 
 def _task(model: Path, spec: TargetSpec, given: Examples, out: Path, encoder: Encoding) -> Task:
