@@ -190,7 +190,8 @@ async def schemas(program: Sequence[str], timeout_s: float) -> dict[str, Any]:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    """Ours without the installation's secrets, with so many threads, and no accelerator: that one serves."""
+    """Ours without the installation's secrets, with so many threads, which sleep while they wait, and no accelerator:
+    that one serves."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("LETHE_")}
     number = dict.fromkeys(
         ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "RAYON_NUM_THREADS"), str(threads)
@@ -199,6 +200,7 @@ def _environment(threads: int) -> dict[str, str]:
     return {
         **kept,
         **number,
+        "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",
         "CUDA_VISIBLE_DEVICES": "",
         "PYTHONPATH": path,

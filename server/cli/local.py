@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import subprocess
 import sys
 from typing import Any, NoReturn
@@ -16,6 +17,9 @@ from server.cli.client import connect, path_of
 
 _PASSED_ON = {"ignore_unknown_options": True, "allow_interspersed_args": False}
 _USAGE = 2
+PATIENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+"""Threads that wait for each other sleep. By default they spin, and beside a busy server they would wait for processors
+that the spinning takes away: training came to a standstill."""
 
 
 @click.group(epilog=example("lethe demo build"))
@@ -109,5 +113,6 @@ def run(module: str, args: tuple[str, ...], given: str | None = None) -> int:
             f"The package `{package}` is not installed here; run this from a checkout of Lethe."
         )
     command = [sys.executable, "-m", module, *args]
-    code = subprocess.run(command, check=False, input=given, text=True).returncode
+    environment = {**PATIENT, **os.environ}
+    code = subprocess.run(command, check=False, input=given, text=True, env=environment).returncode
     return code if code in (0, _USAGE) else 1

@@ -59,7 +59,8 @@ def main() -> None:
     work, act = Path(found["work"]), params.get("act", "make")
     rows = json.loads(sys.stdin.buffer.readline())
     seen = {
-        "rows": rows, "nice": os.nice(0), "threads": os.environ["OMP_NUM_THREADS"], "pid": os.getpid(),
+        "rows": rows, "nice": os.nice(0), "threads": os.environ["OMP_NUM_THREADS"],
+        "waits": os.environ["OMP_WAIT_POLICY"], "pid": os.getpid(),
         "secrets": sorted(name for name in os.environ if name.startswith("LETHE_")),
         "adapters": found.get("adapter", "").split(),
         "resume": "resume" in found, "model": found["model"], "temporary": tempfile.gettempdir(),

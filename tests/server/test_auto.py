@@ -39,7 +39,7 @@ class Program:
         self.code, self.argv, self.given, self.meanwhile = 0, [], None, meanwhile
         self.digests: list[str] = []
 
-    def __call__(self, argv, check, input, text):  # noqa: A002 - as subprocess names it
+    def __call__(self, argv, check, input, text, env):  # noqa: A002 - as subprocess names it
         self.argv, self.given = argv[1:], input
         out = Path(argv[argv.index("--out") + 1])
         if self.code == 0 and "--dry-run" not in argv:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -259,7 +260,8 @@ def test_a_job_that_cannot_be_is_told_in_one_sentence(trainers, tmp_path):
 def test_programs_of_other_packages_get_their_arguments(monkeypatch, tmp_path, code, ends):
     ran = []
 
-    def run(argv, check, input, text):  # noqa: A002 - as subprocess names it
+    def run(argv, check, input, text, env):  # noqa: A002 - as subprocess names it
+        assert env["OMP_WAIT_POLICY"] == "PASSIVE" and env["PATH"] == os.environ["PATH"]
         ran.append(argv[1:] if input is None else [*argv[1:], json.loads(input)["name"]])
         return subprocess.CompletedProcess(argv, code)
 
@@ -282,7 +284,7 @@ def test_programs_of_other_packages_get_their_arguments(monkeypatch, tmp_path, c
 def test_data_is_made_of_a_target_on_the_server(monkeypatch, trainers):
     given = []
 
-    def run(argv, check, input, text):  # noqa: A002
+    def run(argv, check, input, text, env):  # noqa: A002
         given.append((argv[3:], json.loads(input)["name"]))
         return subprocess.CompletedProcess(argv, 0)
 

@@ -170,6 +170,7 @@ async def test_a_job_makes_an_artifact_that_the_target_uses_at_once(here, monkey
     }
     nice = min(os.nice(0) + 10, 19)
     assert (seen["nice"], seen["threads"], seen["secrets"], seen["model"]) == (nice, "1", [], "/model")
+    assert seen["waits"] == "PASSIVE"
     assert seen["session"] in ("10", None), "its session weighs as much as the server's"
     await here.swept()
 
