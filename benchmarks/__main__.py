@@ -26,6 +26,7 @@ from benchmarks.pooling import pooling
 from benchmarks.relearning import relearning
 from benchmarks.sequence import sequence
 from benchmarks.sites import sites
+from benchmarks.slices import slices
 from benchmarks.tofu import tofu_command
 from benchmarks.twin import twin
 from evals import serve
@@ -137,6 +138,7 @@ main.add_command(pooling)
 main.add_command(relearning)
 main.add_command(sequence)
 main.add_command(sites)
+main.add_command(slices)
 main.add_command(tofu_command)
 main.add_command(twin)
 
