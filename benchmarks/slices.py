@@ -29,6 +29,7 @@ from guard.errors import BadRequest
 from guard.metrics.bootstrap import mean_interval
 from guard.metrics.rouge import rouge_l_recall
 
+KINDS = ("slices", "drop-slices")
 SLICES = (1, 2, 4)
 BUDGET: dict[str, Any] = {"rank": 4, "steps": 150, "batch": 8, "learning_rate": 0.002, "sample": 8}
 CUSTOMER = "limir-yarley"
@@ -69,14 +70,14 @@ def measured(about: Rows, slices: int, seed: int) -> Run:
     with tempfile.TemporaryDirectory(prefix="lethe-bench-") as folder:
         out, started = Path(folder), time.perf_counter()
         params = {**BUDGET, "slices": slices, "seed": seed}
-        whole = run("slices", Task(NEVER, about.learned, (), out / "whole"), params)
+        whole = run(KINDS[0], Task(NEVER, about.learned, (), out / "whole"), params)
         seconds = round(time.perf_counter() - started, 1)
         made = {"all rows": whole}
         for state, retrain in (("dropped", False), ("trained again", True)):
             kept = tuple(row for row in about.learned if row.source != CUSTOMER) if retrain else ()
             task = Task(NEVER, about.gone, kept, out / state, adapters=(whole,))
             try:
-                made[state] = run("drop-slices", task, {"retrain": retrain, "seed": seed})
+                made[state] = run(KINDS[1], task, {"retrain": retrain, "seed": seed})
             except BadRequest:  # its only slice
                 continue
         found = {state: recalls(adapter, about) for state, adapter in made.items()}

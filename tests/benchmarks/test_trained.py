@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 import torch
 
+from benchmarks import edits, slices
 from benchmarks.features import alike
 from benchmarks.kinds import DETECTORS, METHODS, RETAINED, ROOT, fact, questions
 from classifiers import TRAINERS
@@ -15,7 +16,8 @@ from evals.items import load_items
 
 
 def test_every_kind_is_measured() -> None:
-    assert {*METHODS, *DETECTORS} == set(TRAINERS)
+    solved = {row.step[0] for row in edits.ROWS.values()}
+    assert {*METHODS, *DETECTORS, *solved, *slices.KINDS} == set(TRAINERS)
 
 
 def test_what_is_asked_was_not_trained_on() -> None:
