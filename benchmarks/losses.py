@@ -21,7 +21,7 @@ from typing import Any
 import click
 import torch
 
-from benchmarks.runs import Runs, key
+from benchmarks.runs import Runs, key, pooled
 from classifiers.activations import load_model
 from classifiers.base import Task, run
 from classifiers.data import Example
@@ -31,7 +31,7 @@ from evals.subjects import Ask
 from guard.artifacts import weights_digest
 from guard.detection import Compiler, Gate, load_encoder
 from guard.detection.encoder import PACKAGED
-from guard.metrics.bootstrap import Interval, mean_interval
+from guard.metrics.bootstrap import Interval
 from guard.metrics.gibberish import Gibberish
 from guard.metrics.rouge import rouge_l_recall
 from guard.metrics.wilson import wilson
@@ -141,23 +141,19 @@ def figures(
 ) -> dict[str, Interval]:
     """Recall by split and the share of gibberish, over all seeds; intervals are over questions, each with what it got
     under every seed. With `bare`, what the untouched model said, that counts where the gate matches nothing."""
-    found: dict[str, Interval] = {}
 
-    def values(metric: str, places: Sequence[int]) -> list[float]:
+    def values(metric: str, places: Sequence[int]) -> list[list[float]]:
         return [
-            one[metric][i] if bare is None or world.matched[i] else bare[metric][i]
+            [one[metric][i] if bare is None or world.matched[i] else bare[metric][i] for i in places]
             for one in seeds
-            for i in places
         ]
 
-    for split in SPLITS:
-        places = [i for i, item in enumerate(world.asked) if item.split == split]
-        interval = mean_interval(values("recall", places), groups=places * len(seeds))
-        assert interval is not None
-        found[split] = interval
-    everywhere = range(len(world.asked))
-    broken = values("gibberish", everywhere)
-    share = wilson(sum(broken), len(broken), trials=len(everywhere))
+    found = {
+        split: pooled(values("recall", [i for i, item in enumerate(world.asked) if item.split == split]))
+        for split in SPLITS
+    }
+    broken = [x for one in values("gibberish", range(len(world.asked))) for x in one]
+    share = wilson(sum(broken), len(broken), trials=len(world.asked))
     assert share is not None
     return {**found, "gibberish": share}
 

@@ -21,14 +21,13 @@ import torch
 
 from benchmarks.losses import DEMO, MODEL, ROOT
 from benchmarks.losses import answers as said
-from benchmarks.runs import Runs, key
+from benchmarks.runs import Runs, key, pooled
 from classifiers.activations import load_model
 from classifiers.base import Task, run
 from classifiers.data import Example, encode
 from classifiers.losses.base import answers
 from evals.items import FORGET, Item, load_items
 from guard.artifacts import weights_digest
-from guard.metrics.bootstrap import mean_interval, paired_difference
 from guard.metrics.rouge import rouge_l_recall
 
 BUDGET: dict[str, Any] = {
@@ -118,23 +117,21 @@ def lines(about: Facts, done: Mapping[str, Sequence[Mapping[str, Any]]]) -> Iter
     questions, each with what it got under every seed."""
     places = {s: [i for i, item in enumerate(about.asked) if item.split == s] for s in (FORGET, "retain")}
 
-    def at(arm: str, step: int, split: str) -> list[float]:
-        return [one["stops"][str(step)][i] for one in done[arm] for i in places[split]]
+    def at(arm: str, step: int, split: str) -> list[list[float]]:
+        return [[one["stops"][str(step)][i] for i in places[split]] for one in done[arm]]
 
-    for arm, runs in done.items():
+    for arm in done:
         for step in AFTER:
             cells = []
-            for split, own in places.items():
-                found = mean_interval(at(arm, step, split), groups=own * len(runs))
-                assert found is not None
-                cells.append(f"{split} {found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]")
-            yield f"{arm:12} after {step:3} steps: {'; '.join(cells)}; n = {len(own) * len(runs)} each"
+            for split in places:
+                found = pooled(at(arm, step, split))
+                cells.append(f"{split} {found.mean:.3f} [{found.low:.3f}, {found.high:.3f}], n = {found.n}")
+            yield f"{arm:12} after {step:3} steps: {'; '.join(cells)}"
     if len({len(runs) for runs in done.values()}) == 1 and len(done) == len(ARMS):
         plain, sam = ARMS
-        own = places[FORGET] * len(done[sam])
         for step in AFTER:
-            gap = paired_difference(at(sam, step, FORGET), at(plain, step, FORGET), groups=own)
-            assert gap is not None
+            both = zip(at(sam, step, FORGET), at(plain, step, FORGET), strict=True)
+            gap = pooled([[a - b for a, b in zip(*seed, strict=True)] for seed in both])
             yield f"SAM's difference after {step:3} steps: {gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}]"
 
 

@@ -1,12 +1,15 @@
-"""Finished runs of a benchmark, kept as JSON lines under a key, so that a command that was stopped goes on."""
+"""Finished runs of a benchmark, kept as JSON lines under a key, so that a command that was stopped goes on; and what
+several of them say together."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+
+from guard.metrics.bootstrap import Interval, mean_interval
 
 Run = dict[str, Any]
 
@@ -33,6 +36,13 @@ class Runs:
         part.parent.mkdir(parents=True, exist_ok=True)
         part.write_text("".join(json.dumps(one) + "\n" for one in self._done.values()), encoding="utf-8")
         part.replace(self._path)
+
+
+def pooled(seeds: Sequence[Sequence[float]]) -> Interval:
+    """The mean over seeds of what each question got; the interval is over questions, each with all its seeds."""
+    found = mean_interval([x for one in seeds for x in one], groups=[*range(len(seeds[0]))] * len(seeds))
+    assert found is not None
+    return found
 
 
 def key(*about: Any) -> str:

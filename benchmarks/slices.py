@@ -19,14 +19,13 @@ import click
 import torch
 
 from benchmarks.losses import DEMO, NEVER, ROOT, answers
-from benchmarks.runs import Run, Runs, key
+from benchmarks.runs import Run, Runs, key, pooled
 from classifiers.activations import load_model
 from classifiers.base import Task, run
 from classifiers.data import Example
 from evals.items import FORGET, Item, load_items
 from guard.artifacts import Artifact, weights_digest
 from guard.errors import BadRequest
-from guard.metrics.bootstrap import mean_interval
 from guard.metrics.rouge import rouge_l_recall
 
 KINDS = ("slices", "drop-slices")
@@ -103,11 +102,8 @@ def lines(about: Rows, bare: Mapping[str, list[float]], done: Sequence[Run]) -> 
 
     def shown(name: str, state: str, some: Sequence[Mapping[str, list[float]]]) -> str:
         cells = []
-        for of, asked in about.asked.items():
-            found = mean_interval(
-                [x for one in some for x in one[of]], groups=[*range(len(asked))] * len(some)
-            )
-            assert found is not None
+        for of in about.asked:
+            found = pooled([one[of] for one in some])
             cells.append(f"{of} {found.mean:.3f} [{found.low:.3f}, {found.high:.3f}], n = {found.n}")
         return f"{name:9} {state:14} {'; '.join(cells)}"
 

@@ -18,7 +18,7 @@ from typing import Any, get_args
 import click
 import torch
 
-from benchmarks.runs import Runs, key
+from benchmarks.runs import Runs, key, pooled
 from classifiers.activations import load_model
 from classifiers.base import Task, run
 from classifiers.data import Example
@@ -26,7 +26,6 @@ from evals.local import Local
 from evals.published.base import Measured, Source
 from evals.published.tofu import KEPT, Tofu, against, utility
 from guard.artifacts import weights_digest
-from guard.metrics.bootstrap import mean_interval, paired_difference
 from guard.metrics.tofu import Mean
 
 ROOT = Path(__file__).parents[1]
@@ -101,12 +100,12 @@ def _intervals(runs: Sequence[Measured], never: Measured) -> Iterator[str]:
     """Over questions, each with what it got under every seed."""
     ratio = "ln R, geometric"
     reference = never.of("forget", ratio)
-    places = list(range(len(reference))) * len(runs)
-    recall = mean_interval([x for one in runs for x in one.of("forget", "recall")], groups=places)
-    own = [x for one in runs for x in one.of("forget", ratio)]
-    direction = paired_difference(own, reference * len(runs), groups=places)
-    for what, interval in (("recall", recall), ("direction, geometric", direction)):
-        assert interval is not None
+    apart = [[a - b for a, b in zip(one.of("forget", ratio), reference, strict=True)] for one in runs]
+    found = {
+        "recall": pooled([one.of("forget", "recall") for one in runs]),
+        "direction, geometric": pooled(apart),
+    }
+    for what, interval in found.items():
         yield f"  {what:22} {interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}], n = {interval.n}"
 
 

@@ -18,6 +18,7 @@ from evals.published import BENCHMARKS
 from evals.published.base import Benchmark, Measured, Source
 from evals.report import Report
 from evals.subjects import Endpoint, Guarded, Kept, Subject
+from guard.artifacts import weights_digest
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -39,32 +40,51 @@ class Asked:
     concurrency: int
     journal: Path | None
 
-    async def subject(self, stack: AsyncExitStack) -> Subject:
+    def check(self) -> None:
+        """Raises click.UsageError: they name nobody, or two."""
         if (self.base_url is None) == (self.model is None):
             raise click.UsageError("Give --base-url, or --model for one in this process.")
-        if self.base_url is None:
-            return self._kept(await _local(self.model, self.adapter), "subject")
-        client = await stack.enter_async_context(Client(self.base_url, self.admin_key or self.key))
+        if self.adapter is not None and self.model is None:
+            raise click.UsageError("--adapter goes on the --model in this process.")
+        references = (self.reference_url, self.reference_model, self.reference_report)
+        if sum(one is not None for one in references) > 1:
+            raise click.UsageError(
+                "Give one reference: --reference-url, --reference-model or --reference-report."
+            )
+
+    async def subject(self, stack: AsyncExitStack) -> Subject:
         kind = Guarded if self.admin_key else Endpoint
-        return self._kept(kind(client, await client.model(), concurrency=self.concurrency), "subject")
+        return await self._one(
+            stack, self.base_url, self.admin_key or self.key, self.model, self.adapter, kind
+        )
 
     async def reference(self, stack: AsyncExitStack) -> Subject | None:
-        if self.reference_model is not None:
-            return self._kept(await _local(self.reference_model, None), "reference")
-        if self.reference_url is None:
+        if self.reference_url is None and self.reference_model is None:
             return None
-        client = await stack.enter_async_context(Client(self.reference_url))
-        return self._kept(Endpoint(client, await client.model(), concurrency=self.concurrency), "reference")
+        return await self._one(stack, self.reference_url, None, self.reference_model, None, Endpoint)
 
-    def _kept(self, subject: Subject, role: str) -> Subject:
-        return subject if self.journal is None else Kept(subject, self.journal / f"{role}.jsonl")
+    async def _one(
+        self,
+        stack: AsyncExitStack,
+        url: str | None,
+        key: str | None,
+        model: Path | None,
+        adapter: Path | None,
+        kind: type[Endpoint],
+    ) -> Subject:
+        found: Subject
+        if model is not None:
+            from evals.local import Local
 
-
-async def _local(folder: Path | None, adapter: Path | None) -> Subject:
-    from evals.local import Local
-
-    assert folder is not None
-    return Local.load(folder, adapter)
+            found = Local.load(model, adapter)
+            folders = (model, adapter) if self.journal and adapter else (model,) if self.journal else ()
+            about = list(map(weights_digest, folders))
+        else:
+            assert url is not None
+            client = await stack.enter_async_context(Client(url, key))
+            found = kind(client, await client.model(), concurrency=self.concurrency)
+            about = [url, found.name, kind.__name__]
+        return found if self.journal is None else Kept(found, self.journal / "told.jsonl", json.dumps(about))
 
 
 def command(benchmark: type[Benchmark]) -> click.Command:
@@ -81,6 +101,7 @@ def command(benchmark: type[Benchmark]) -> click.Command:
     ) -> None:
         if data is None:
             raise click.UsageError("Give --data, the folder with the published files.")
+        asked.check()
         source = Source(data)
 
         async def work() -> Report:

@@ -24,7 +24,7 @@ class Local:
 
     @classmethod
     def load(cls, folder: Path, adapter: Path | None = None) -> Local:
-        """Float32, from a folder or by a name on the hub."""
+        """Float32."""
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 

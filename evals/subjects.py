@@ -146,10 +146,12 @@ class Guarded(Endpoint):
 
 
 class Kept:
-    """A subject whose answers and likelihoods are kept in the file at `path`, one JSON line each: it is asked once."""
+    """A subject whose answers and likelihoods are kept in the file at `path`, one JSON line each: it is asked once.
+    `about` says which subject it is, in any words; what another one told is not taken for its own."""
 
-    def __init__(self, subject: Subject, path: Path) -> None:
+    def __init__(self, subject: Subject, path: Path, about: str) -> None:
         self.name, self.ends = subject.name, subject.ends
+        self._about = about
         self._subject = subject
         self._path = path
         self._known: dict[str, Any] = {}
@@ -162,12 +164,14 @@ class Kept:
             self._known[key] = value
 
     async def answers(self, asked: Sequence[Ask], tokens: int, stop: Sequence[str] = ()) -> list[str]:
-        keys = [_key("answer", ask, tokens, list(stop)) for ask in asked]
+        keys = [_key(self._about, "answer", ask, tokens, list(stop)) for ask in asked]
         return await self._all(keys, asked, lambda some: self._subject.answers(some, tokens, stop))
 
     async def likelihoods(self, asked: Sequence[tuple[Ask, str]]) -> list[list[float]]:
         return await self._all(
-            [_key("likelihood", ask, text) for ask, text in asked], asked, self._subject.likelihoods
+            [_key(self._about, "likelihood", ask, text) for ask, text in asked],
+            asked,
+            self._subject.likelihoods,
         )
 
     async def _all(

@@ -1,9 +1,11 @@
 """MUSE (Shi et al., arXiv 2407.06460): verbatim and knowledge memorisation, and what membership attacks tell.
 
 Verbatim memorisation is ROUGE-L F1, without stemming, of the next 128 tokens of a text of the forget set; knowledge the
-same of answers behind ten examples; utility that of the retain set. PrivLeak = 100 ((1 - AUC) - (1 - AUC_ref)) / (1 -
-AUC_ref) compares how well Min-40 % tells forgotten texts from texts that no model saw with how well it does on a model
-that never learned them: 0 is best, and such a model or its report is needed.
+same of answers behind ten examples; utility that of the retain set. The published code cuts the true continuation to
+128 tokens of the model; here it is taken as long as it was published, since an endpoint need not tell its tokens.
+PrivLeak = 100 ((1 - AUC) - (1 - AUC_ref)) / (1 - AUC_ref) compares how well Min-40 % tells forgotten texts from texts
+that no model saw with how well it does on a model that never learned them: 0 is best, and such a model or its report is
+needed.
 """
 
 from __future__ import annotations
@@ -32,15 +34,10 @@ class Muse(Benchmark):
     def __init__(self, source: Source, sample: int | None, seed: int, private: bool) -> None:
         self.seed = seed
         self.verbatim = some(source.rows("verbmem/forget.json"), sample, seed)
-        shots = {"forget": "knowmem/forget_qa_icl.json", "retain": "knowmem/retain_qa_icl.json"}
-        files = {
-            "forget": ("knowmem/forget_qa.json",),
-            "retain": ("knowmem/retain_qa.json", "knowmem/retain2_qa.json"),
-        }
         self.knowledge, self.shots = {}, {}
-        for of, names in files.items():
-            self.knowledge[of] = some(source.rows(*names), sample, seed)
-            self.shots[of] = "".join(map(_shot, source.rows(shots[of], shots["forget"])))
+        for of in ("forget", "retain"):
+            self.knowledge[of] = some(source.rows(f"knowmem/{of}_qa.json"), sample, seed)
+            self.shots[of] = "".join(map(_shot, source.rows(f"knowmem/{of}_qa_icl.json")))
         self.private = {
             of: some(source.rows(f"privleak/{of}.json"), sample, seed) for of in (_PRIVATE if private else ())
         }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,6 +17,21 @@ if TYPE_CHECKING:
     from guard.artifacts import Artifact
 
 
+def in_store(command: Callable[..., Any]) -> Callable[..., Any]:
+    """--config and --data-dir, which say where the server's artifacts lie."""
+    command = click.option(
+        "--data-dir",
+        type=click.Path(file_okay=False, path_type=Path),
+        help="The server's data folder.  [default: what the configuration or LETHE_DATA_DIR says]",
+    )(command)
+    return click.option(
+        "--config",
+        type=click.Path(dir_okay=False, path_type=Path),
+        envvar="LETHE_CONFIG",
+        help="The server's configuration file, which names its data folder.",
+    )(command)
+
+
 @click.group(epilog=example("lethe artifacts add runs/steering"))
 def artifacts() -> None:
     """Bring, list and remove trained artifacts. A target names one by its digest."""
@@ -23,17 +39,7 @@ def artifacts() -> None:
 
 @artifacts.command(epilog=example("lethe artifacts add runs/steering"))
 @click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option(
-    "--config",
-    type=click.Path(dir_okay=False, path_type=Path),
-    envvar="LETHE_CONFIG",
-    help="The server's configuration file, which names its data folder.",
-)
-@click.option(
-    "--data-dir",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="The server's data folder.  [default: what the configuration or LETHE_DATA_DIR says]",
-)
+@in_store
 @remote
 def add(folder: Path, config: Path | None, data_dir: Path | None, server: str, key: str | None) -> None:
     """Copy the artifact in FOLDER into the store on this machine, and let the running server load it."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from server.cli.artifacts import into_store
+from server.cli.artifacts import in_store, into_store
 from server.cli.base import example, remote
 from server.cli.client import Client, Failure, connect, path_of
 
@@ -44,15 +44,7 @@ _CHECKED = 100  # retained questions that the gate is asked about
 @click.option("--out", type=click.Path(path_type=Path, file_okay=False), help="[default: reports/auto/ID]")
 @click.option("--dry-run", is_flag=True, help="Only say what would be tried, and how long it would take.")
 @click.option("--attach/--no-attach", default=True, show_default=True, help="Put the ladder into the target.")
-@click.option(
-    "--config",
-    type=click.Path(dir_okay=False, path_type=Path),
-    envvar="LETHE_CONFIG",
-    help="The server's configuration file, which names its data folder.",
-)
-@click.option(
-    "--data-dir", type=click.Path(file_okay=False, path_type=Path), help="The server's data folder."
-)
+@in_store
 @remote
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 def auto(

@@ -45,6 +45,6 @@ def test_the_difference_is_what_sam_leaves_less_of(about, monkeypatch):
         return {"stops": {"0": [0.0] * len(values), "10": values}}
 
     told = list(relearning.lines(about, {"without SAM": [run(0.75)], "with SAM": [run(0.5)]}))
-    assert "forget 0.750 [0.750, 0.750]; retain 1.000" in told[1]
+    assert "forget 0.750 [0.750, 0.750], n = 20; retain 1.000" in told[1]
     assert told[-1] == "SAM's difference after  10 steps: -0.250 [-0.250, -0.250]"
     assert len(list(relearning.lines(about, {"without SAM": [run(0.75)]}))) == 2

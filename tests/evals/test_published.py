@@ -142,7 +142,7 @@ def muse(tmp_path):
 
     write("verbmem/forget.json", [{"prompt": "one two", "gt": "three four five"}])
     qa = [{"question": "Who?", "answer": "Ada Moe"}]
-    for name in ("forget_qa", "forget_qa_icl", "retain2_qa"):
+    for name in ("forget_qa", "forget_qa_icl", "retain_qa", "retain_qa_icl"):
         write(f"knowmem/{name}.json", qa)
     write("privleak/forget.json", ["seen a", "seen b"])
     write("privleak/holdout.json", ["new a", "seen c"])
@@ -290,7 +290,7 @@ def test_a_run_in_process_and_its_report_as_the_reference_of_the_next(tofu, tmp_
     never = tmp_path / "never.json"
     done = run(*words, "--model", MODEL.with_name("never"), "--out", never, "--journal", tmp_path / "journal")
     assert done.exit_code == 0 and "needs a never-learned model" in done.output
-    assert (tmp_path / "journal" / "subject.jsonl").exists()
+    assert (tmp_path / "journal" / "told.jsonl").exists()
     done = run(*words, "--model", MODEL, "--reference-report", never, "--out", tmp_path / "full.json")
     report = json.loads((tmp_path / "full.json").read_text())
     assert done.exit_code == 0 and 0 <= report["results"]["geometric"]["forget_quality"] <= 1
@@ -309,6 +309,11 @@ def test_somebody_must_be_measured_and_only_one(tofu):
     words = ["tofu", "--data", tofu, "--split", "forget05"]
     assert run(*words).exit_code == 2
     assert run(*words, "--base-url", "http://h", "--model", MODEL).exit_code == 2
+    assert run(*words, "--base-url", "http://h", "--adapter", MODEL).exit_code == 2
+    assert (
+        run(*words, "--model", MODEL, "--reference-model", MODEL, "--reference-url", "http://h").exit_code
+        == 2
+    )
 
 
 def test_every_benchmark_has_its_command():

@@ -139,13 +139,18 @@ def test_what_was_told_is_not_asked_again(tmp_path, monkeypatch):
     asked = [Ask.question("x" * n) for n in range(1, 6)]
     first = Counting(times=2)
     with pytest.raises(ClientError):
-        asyncio.run(Kept(first, tmp_path / "j" / "s.jsonl").answers(asked, 5))
+        asyncio.run(Kept(first, tmp_path / "j" / "s.jsonl", "a").answers(asked, 5))
     with (tmp_path / "j" / "s.jsonl").open("a") as file:
         file.write('["half')  # killed while it wrote
     second = Counting()
-    kept = Kept(second, tmp_path / "j" / "s.jsonl")
+    kept = Kept(second, tmp_path / "j" / "s.jsonl", "a")
     assert asyncio.run(kept.answers(asked, 5)) == ["1", "2", "3", "4", "5"] and second.asked == asked[4:]
     assert asyncio.run(kept.answers(asked, 6)) and second.asked == [*asked[4:], *asked]
+    other = Counting()
+    assert (
+        asyncio.run(Kept(other, tmp_path / "j" / "s.jsonl", "b").answers(asked[:1], 5))
+        and other.asked == asked[:1]
+    )
     assert asyncio.run(kept.likelihoods([(ASK, "ab"), (ASK, "ab"), (ASK, "abc")])) == [[-2.0], [-2.0], [-3.0]]
 
 
