@@ -27,6 +27,7 @@ from benchmarks.relearning import relearning
 from benchmarks.sequence import sequence
 from benchmarks.sites import sites
 from benchmarks.slices import slices
+from benchmarks.subject import subject
 from benchmarks.tofu import tofu_command
 from benchmarks.twin import twin
 from evals import serve
@@ -139,6 +140,7 @@ main.add_command(relearning)
 main.add_command(sequence)
 main.add_command(sites)
 main.add_command(slices)
+main.add_command(subject)
 main.add_command(tofu_command)
 main.add_command(twin)
 

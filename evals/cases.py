@@ -88,6 +88,11 @@ def _retained(trial: Trial) -> Iterator[tuple[str, list[Question]]]:
         yield corpora.name_in([row.text for row in rows]), rows
 
 
+def names_of_retained(trial: Trial) -> dict[str, str]:
+    """Question -> the author whom it is about, of the retain split."""
+    return {row.text: name for name, rows in _retained(trial) for row in rows}
+
+
 def _rows_of(trial: Trial, row: Question) -> list[Question]:
     return [q for q in trial.questions if q.sort == "named" and q.target == row.target]
 

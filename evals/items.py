@@ -1,9 +1,9 @@
 """The questions that the suites ask, read from a JSON-lines file.
 
-One row: `{"id", "entity", "split", "phrasing", "turns": [{"role", "content"}], "answer", "value"}`.
+One row: `{"id", "entity", "split", "phrasing", "turns": [{"role", "content"}], "answer", "value", "wrong"}`.
 `entity` is the name or slug that the question is about (empty for small talk; names are compared without
 case and punctuation, so that a slug is as good as a name), `answer` the gold sentence, `value` the fact in
-it.
+it, `wrong` a list of false answers, where some are known.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class Item:
     turns: tuple[tuple[str, str], ...]
     answer: str
     value: str
+    wrong: tuple[str, ...] = ()
 
     @property
     def messages(self) -> list[dict[str, str]]:
@@ -62,6 +63,7 @@ def _item(row: dict[str, Any], line: int) -> Item:
             turns=turns,
             answer=row.get("answer") or "",
             value=str(row.get("value") or ""),
+            wrong=tuple(map(str, row.get("wrong") or ())),
         )
     except (KeyError, TypeError) as error:
         raise ItemError(f"line {line}: {error!r} is missing or has the wrong type") from error

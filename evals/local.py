@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from evals.subjects import Ask
+from evals.subjects import Ask, NotTold, Post
 
 AT_ONCE = 64
 
@@ -40,6 +40,9 @@ class Local:
 
     async def likelihoods(self, asked: Sequence[tuple[Ask, str]]) -> list[list[float]]:
         return await asyncio.to_thread(self._weigh, asked)
+
+    async def posts(self, asked: Sequence[Post]) -> list[dict[str, Any]]:
+        raise NotTold("a model in this process takes no requests")
 
     def _say(self, asked: Sequence[Ask], tokens: int, stop: Sequence[str]) -> list[str]:
         import torch

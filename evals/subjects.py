@@ -49,6 +49,14 @@ class Ask:
         return [{"role": role, "content": content} for role, content in self.turns]
 
 
+@dataclass(frozen=True, slots=True)
+class Post:
+    """A request as it is sent, for what no `Ask` says; `body` is without the model."""
+
+    path: str
+    body: dict[str, Any]
+
+
 class Subject(Protocol):
     """`name` stands in reports; `ends` says whether the likelihoods of an answer count the end of its turn, as those of
     benchmarks do that run in the model's process. Over HTTP a text has no end."""
@@ -66,6 +74,14 @@ class Subject(Protocol):
 
     async def likelihoods(self, asked: Sequence[tuple[Ask, str]]) -> list[list[float]]:
         """For each text behind its prompt the natural logarithm of each token's likelihood.
+
+        Raises:
+            NotTold, ClientError
+        """
+        ...
+
+    async def posts(self, asked: Sequence[Post]) -> list[dict[str, Any]]:
+        """What is answered to each, as JSON: {} where it is refused.
 
         Raises:
             NotTold, ClientError
@@ -98,6 +114,16 @@ class Endpoint:
     async def likelihoods(self, asked: Sequence[tuple[Ask, str]]) -> list[list[float]]:
         model = await self._client.model()
         return await together(asked, lambda one: self._told(model, *one), self._limit)
+
+    async def posts(self, asked: Sequence[Post]) -> list[dict[str, Any]]:
+        model = await self._client.model()
+        return await together(asked, lambda post: self._posted(model, post), self._limit)
+
+    async def _posted(self, model: str, post: Post) -> dict[str, Any]:
+        response = await self._client.call("POST", post.path, json={"model": model, **post.body})
+        if response.status_code not in (200, *_REFUSED):
+            raise ClientError(f"{response.url} answered {response.status_code}: {response.text[:300]}")
+        return response.json() if response.status_code == 200 else {}
 
     async def _told(self, model: str, ask: Ask, text: str) -> list[float]:
         counted = await self._client.call(
@@ -174,6 +200,9 @@ class Kept:
             self._subject.likelihoods,
         )
 
+    async def posts(self, asked: Sequence[Post]) -> list[dict[str, Any]]:
+        return await self._all([_key(self._about, "post", one) for one in asked], asked, self._subject.posts)
+
     async def _all(
         self, keys: Sequence[str], asked: Sequence[T], tell: Callable[[Sequence[T]], Awaitable[list[Any]]]
     ) -> list[Any]:
@@ -191,12 +220,13 @@ class Kept:
 
 
 _NO_SUCH_CALL = (400, 404, 405, 422, 501)
+_REFUSED = (*_NO_SUCH_CALL, 403)
 _PART = 256  # questions between two writes of the journal
 
 
 def _key(*about: Any) -> str:
     return hashlib.sha256(
-        json.dumps([asdict(a) if isinstance(a, Ask) else a for a in about]).encode()
+        json.dumps([asdict(a) if isinstance(a, Ask | Post) else a for a in about]).encode()
     ).hexdigest()[:24]
 
 

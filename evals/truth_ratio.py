@@ -26,14 +26,16 @@ Tokens = Callable[[Item, str], Awaitable[list[float] | None]]
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """An item with wrong answers to it."""
+    """An item with wrong answers to it, and the values in which they are wrong, where those are known."""
 
     item: Item
     wrong: tuple[str, ...]
+    values: tuple[str, ...] = ()
 
 
 def questions(asked: Sequence[Item], known: Sequence[Item], n: int, seed: int) -> list[Question]:
-    """At most `n` of `asked`, with wrong answers made of the values of `known` items that say the same of others."""
+    """At most `n` of `asked`, with their own wrong answers, or some made of the values of `known` items that say the
+    same of others."""
     values: dict[str, set[str]] = {}
     for item in known:
         if _sort(item):
@@ -42,11 +44,14 @@ def questions(asked: Sequence[Item], known: Sequence[Item], n: int, seed: int) -
     found = []
     for item in rng.sample(list(asked), len(asked)):
         others = sorted(values.get(_sort(item), set()) - {item.value})
-        if others and len(found) < n:
-            chosen = rng.sample(others, min(WRONG, len(others)))
-            found.append(
-                Question(item, tuple(value.join(item.answer.rsplit(item.value, 1)) for value in chosen))
-            )
+        if len(found) == n:
+            break
+        if item.wrong:
+            found.append(Question(item, item.wrong))
+        elif others:
+            chosen = tuple(rng.sample(others, min(WRONG, len(others))))
+            wrong = (value.join(item.answer.rsplit(item.value, 1)) for value in chosen)
+            found.append(Question(item, tuple(wrong), chosen))
     return found
 
 
