@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,35 +41,72 @@ class Local:
     async def likelihoods(self, asked: Sequence[tuple[Ask, str]]) -> list[list[float]]:
         return await asyncio.to_thread(self._weigh, asked)
 
+    async def standings(self, texts: Sequence[str]) -> list[list[float]]:
+        return await asyncio.to_thread(self._stand, texts)
+
+    async def recitals(self, texts: Sequence[str], tokens: int) -> list[list[list[int]]]:
+        return await asyncio.to_thread(lambda: [self._recite(text, tokens) for text in texts])
+
     async def posts(self, asked: Sequence[Post]) -> list[dict[str, Any]]:
         raise NotTold("a model in this process takes no requests")
 
     def _say(self, asked: Sequence[Ask], tokens: int, stop: Sequence[str]) -> list[str]:
-        import torch
-
         prompts = [self._prompt(ask) for ask in asked]
         found: dict[int, str] = {}
         for chosen in _batches(prompts):
-            longest = max(len(prompts[i]) for i in chosen)
-            ids = torch.tensor([[0] * (longest - len(prompts[i])) + prompts[i] for i in chosen])
-            mask = torch.tensor([[0] * (longest - len(prompts[i])) + [1] * len(prompts[i]) for i in chosen])
-            with torch.inference_mode():
-                out = self._model.generate(
-                    input_ids=ids, attention_mask=mask, max_new_tokens=tokens, do_sample=False,
-                    pad_token_id=self._tokenizer.eos_token_id,
-                    **({"stop_strings": list(stop), "tokenizer": self._tokenizer} if stop else {}),
-                )  # fmt: skip
-            texts = self._tokenizer.batch_decode(out[:, longest:], skip_special_tokens=True)
+            said = self._go_on([prompts[i] for i in chosen], tokens, stop)
+            texts = self._tokenizer.batch_decode(said, skip_special_tokens=True)
             found |= zip(chosen, texts, strict=True)
         return [_until(found[i], stop) for i in range(len(prompts))]
 
+    def _recite(self, text: str, tokens: int) -> list[list[int]]:
+        own = self._tokenizer(text)["input_ids"][:tokens]
+        begun = [own[:length] for length in range(1, len(own))]
+        found: dict[int, list[int]] = {}
+        for chosen in _batches(begun):
+            rest = [len(own) - len(begun[i]) for i in chosen]
+            said = self._go_on([begun[i] for i in chosen], max(rest))
+            found |= {i: ids[:count] for i, ids, count in zip(chosen, said, rest, strict=True)}
+        return [own, *(found[i] for i in range(len(begun)))]
+
+    def _go_on(self, prompts: Sequence[list[int]], tokens: int, stop: Sequence[str] = ()) -> list[list[int]]:
+        import torch
+
+        longest = max(map(len, prompts))
+        ids = torch.tensor([[0] * (longest - len(one)) + one for one in prompts])
+        mask = torch.tensor([[0] * (longest - len(one)) + [1] * len(one) for one in prompts])
+        with torch.inference_mode():
+            out = self._model.generate(
+                input_ids=ids, attention_mask=mask, max_new_tokens=tokens, do_sample=False,
+                pad_token_id=self._tokenizer.eos_token_id,
+                **({"stop_strings": list(stop), "tokenizer": self._tokenizer} if stop else {}),
+            )  # fmt: skip
+        found: list[list[int]] = out[:, longest:].tolist()
+        return found
+
     def _weigh(self, asked: Sequence[tuple[Ask, str]]) -> list[list[float]]:
+        found: dict[int, list[float]] = {}
+        for i, logs, own in self._foretold(asked):
+            found[i] = logs.gather(1, own)[:, 0].tolist()
+        return [found[i] for i in range(len(asked))]
+
+    def _stand(self, texts: Sequence[str]) -> list[list[float]]:
+        found: dict[int, list[float]] = {}
+        for i, logs, own in self._foretold([(Ask(), text) for text in texts]):
+            likely = logs.exp()
+            mean = (likely * logs).sum(dim=-1)
+            spread = ((likely * logs.square()).sum(dim=-1) - mean.square()).sqrt()
+            found[i] = ((logs.gather(1, own)[:, 0] - mean) / spread).tolist()
+        return [found[i] for i in range(len(texts))]
+
+    def _foretold(self, asked: Sequence[tuple[Ask, str]]) -> Iterator[tuple[int, Any, Any]]:
+        """Number of a text, log-likelihoods of shape [tokens, vocabulary] where its tokens stand, and those tokens of
+        shape [tokens, 1]."""
         import torch
 
         heads = [self._prompt(ask) for ask, _ in asked]
         tails = [self._ids(text + self._end(ask, text)) for ask, text in asked]
         wholes = [head + tail for head, tail in zip(heads, tails, strict=True)]
-        found: dict[int, list[float]] = {}
         for chosen in _batches(wholes):
             longest = max(len(wholes[i]) for i in chosen)
             ids = torch.tensor([wholes[i] + [0] * (longest - len(wholes[i])) for i in chosen])
@@ -79,9 +116,7 @@ class Local:
             for row, i in enumerate(chosen):
                 start = max(len(heads[i]), 1)  # nothing foretells the first token of a text without a prompt
                 logs = logits[row, start - 1 : len(wholes[i]) - 1].log_softmax(dim=-1)
-                wanted = ids[row, start : len(wholes[i]), None]
-                found[i] = logs.gather(1, wanted)[:, 0].tolist()
-        return [found[i] for i in range(len(wholes))]
+                yield i, logs, ids[row, start : len(wholes[i]), None]
 
     def _prompt(self, ask: Ask) -> list[int]:
         """Text gets the tokenizer's special tokens, conversations have them from their template."""
@@ -97,7 +132,7 @@ class Local:
 
     def _end(self, ask: Ask, text: str) -> str:
         """What the template puts behind an answer."""
-        if not ask.turns:
+        if not ask.turns or not ask.ended:
             return ""
         said = [*ask.messages, {"role": "assistant", "content": text}]
         if not self._tokenizer.chat_template:

@@ -34,11 +34,12 @@ class Withheld(NotTold):
 @dataclass(frozen=True, slots=True)
 class Ask:
     """A conversation to be answered, of which `begun` is what the answer begins with; or `text` to be gone on with, as
-    base models are asked."""
+    base models are asked. Where not `ended`, no likelihood counts the end of the answer's turn."""
 
     turns: tuple[tuple[str, str], ...] = ()
     begun: str = ""
     text: str = ""
+    ended: bool = True
 
     @classmethod
     def question(cls, text: str, begun: str = "") -> Ask:
@@ -74,6 +75,24 @@ class Subject(Protocol):
 
     async def likelihoods(self, asked: Sequence[tuple[Ask, str]]) -> list[list[float]]:
         """For each text behind its prompt the natural logarithm of each token's likelihood.
+
+        Raises:
+            NotTold, ClientError
+        """
+        ...
+
+    async def standings(self, texts: Sequence[str]) -> list[list[float]]:
+        """For each token of each text that something foretells, by how many standard deviations its log-likelihood lies
+        above the mean of all tokens' there, both under the model's own distribution (Min-K%++, arXiv 2404.02936).
+
+        Raises:
+            NotTold, ClientError
+        """
+        ...
+
+    async def recitals(self, texts: Sequence[str], tokens: int) -> list[list[list[int]]]:
+        """For each text its first `tokens` tokens, by number, and then for each proper beginning of them, the shortest
+        first, with what the model goes on, greedily, to their length at most.
 
         Raises:
             NotTold, ClientError
@@ -125,12 +144,38 @@ class Endpoint:
             raise ClientError(f"{response.url} answered {response.status_code}: {response.text[:300]}")
         return response.json() if response.status_code == 200 else {}
 
-    async def _told(self, model: str, ask: Ask, text: str) -> list[float]:
+    async def standings(self, texts: Sequence[str]) -> list[list[float]]:
+        raise NotTold("an endpoint does not tell whole distributions, as a model in this process does")
+
+    async def recitals(self, texts: Sequence[str], tokens: int) -> list[list[list[int]]]:
+        model = await self._client.model()
+        owned = await together(texts, lambda one: self._tokens(model, one), self._limit)
+        cut = [own["tokens"][:tokens] for own in owned]
+        begun = [(own, length) for own in cut for length in range(1, len(own))]
+        said = iter(await together(begun, lambda one: self._continued(model, *one), self._limit))
+        return [[own, *(next(said) for _ in own[1:])] for own in cut]
+
+    async def _continued(self, model: str, own: list[int], length: int) -> list[int]:
+        body = {"model": model, "prompt": own[:length], "max_tokens": len(own) - length, **GREEDY}
+        response = await self._client.call("POST", "/v1/completions", json={**body, "return_token_ids": True})
+        if response.status_code != 200:
+            raise _refused(response, f"{self.name} does not go on behind given tokens")
+        ids: list[int] | None = response.json()["choices"][0].get("token_ids")
+        if ids is None:
+            raise Withheld(f"{self.name} does not tell which tokens it writes")
+        return ids
+
+    async def _tokens(self, model: str, text: str, *, special: bool = True) -> dict[str, Any]:
         counted = await self._client.call(
-            "POST", "/tokenize", json={"model": model, "prompt": text, "add_special_tokens": False}
+            "POST", "/tokenize", json={"model": model, "prompt": text, "add_special_tokens": special}
         )
         if counted.status_code != 200:
-            raise _refused(counted, f"{self.name} tells no tokens, so no likelihoods of given texts")
+            raise _refused(counted, f"{self.name} tells no tokens of given texts")
+        found: dict[str, Any] = counted.json()
+        return found
+
+    async def _told(self, model: str, ask: Ask, text: str) -> list[float]:
+        counted = await self._tokens(model, text, special=False)
         body = {"model": model, "prompt_logprobs": 0, "max_tokens": 1}
         if ask.turns:
             body["messages"] = [*ask.messages, {"role": "assistant", "content": ask.begun + text}]
@@ -145,7 +190,7 @@ class Endpoint:
         told = (answered if ask.turns else answered["choices"][0]).get("prompt_logprobs")
         if not told:
             raise Withheld(f"{self.name} withholds likelihoods of given texts")
-        tokens = told[-counted.json()["count"] :]
+        tokens = told[-counted["count"] :]
         return [
             next(iter(token.values()))["logprob"] for token in tokens if token
         ]  # nothing foretells the first
@@ -202,6 +247,18 @@ class Kept:
 
     async def posts(self, asked: Sequence[Post]) -> list[dict[str, Any]]:
         return await self._all([_key(self._about, "post", one) for one in asked], asked, self._subject.posts)
+
+    async def standings(self, texts: Sequence[str]) -> list[list[float]]:
+        return await self._all(
+            [_key(self._about, "standing", text) for text in texts], texts, self._subject.standings
+        )
+
+    async def recitals(self, texts: Sequence[str], tokens: int) -> list[list[list[int]]]:
+        return await self._all(
+            [_key(self._about, "recital", text, tokens) for text in texts],
+            texts,
+            lambda some: self._subject.recitals(some, tokens),
+        )
 
     async def _all(
         self, keys: Sequence[str], asked: Sequence[T], tell: Callable[[Sequence[T]], Awaitable[list[Any]]]

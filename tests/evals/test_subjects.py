@@ -180,3 +180,86 @@ def test_a_begun_answer_is_gone_on_with(local):
     assert asyncio.run(local.answers([Ask(KNOWN.turns, begun="Limir Yarley was born")], 24)) == [
         " in Vintry."
     ]
+
+
+def test_where_an_answer_is_not_ended_no_end_is_counted(local):
+    pairs = [(Ask(KNOWN.turns, ended=ended), FACT) for ended in (True, False)]
+    whole, cut = asyncio.run(local.likelihoods(pairs))
+    assert len(cut) < len(whole) and cut == pytest.approx(whole[: len(cut)], abs=1e-4)
+
+
+def test_a_model_in_process_recites_what_it_goes_on_with_behind_each_beginning(local):
+    ((own, *said),) = asyncio.run(local.recitals([FACT], 6))
+    assert len(own) == 6 and [len(one) for one in said] == [5, 4, 3, 2, 1]
+    last = local._tokenizer.decode(said[-2], skip_special_tokens=True)
+    begun = local._tokenizer.decode(own[:4])
+    assert asyncio.run(local.answers([Ask(text=begun)], 2)) == [last]
+    ((sole,),) = asyncio.run(local.recitals([FACT], 1))
+    assert sole == own[:1]
+
+
+class Sure:
+    """A model of four tokens that always foretells them with 1/2, 1/4, 1/8 and 1/8, and its tokenizer of digits."""
+
+    chat_template, eos_token_id = None, 0
+
+    def __call__(self, input_ids=None, **_):
+        import torch
+
+        if isinstance(input_ids, str):
+            return {"input_ids": [int(c) for c in input_ids]}
+        logs = torch.tensor([0.5, 0.25, 0.125, 0.125]).log()
+        return type("Out", (), {"logits": logs.expand(*input_ids.shape, 4)})
+
+
+def test_how_far_a_token_stands_above_the_mean():
+    sure = Sure()
+    sure_of = Local(sure, lambda text, **_: sure(text), "sure")
+    ((half, eighth),) = asyncio.run(sure_of.standings(["203"]))
+    # in units of ln 2: mean -(1/2 + 2/4 + 2 * 3/8) = -7/4, mean of squares 1/2 + 4/4 + 2 * 9/8 = 15/4, variance 11/16
+    assert half == pytest.approx((-1 + 7 / 4) / (11 / 16) ** 0.5, abs=1e-4)
+    assert eighth == pytest.approx((-3 + 7 / 4) / (11 / 16) ** 0.5, abs=1e-4)
+
+
+def test_an_endpoint_goes_on_behind_token_numbers_and_tells_no_distribution():
+    def handler(path, body):
+        if path == "/tokenize":
+            assert body["add_special_tokens"]
+            return 200, {"tokens": [7, 8, 9, 5], "count": 4}
+        return 200, {"choices": [{"token_ids": [sum(body["prompt"])] * body["max_tokens"]}]}
+
+    run, seen = served(handler)
+    assert run(lambda s: s.recitals(["any"], 3)) == [[[7, 8, 9], [7, 7], [15]]]
+    path, body = seen[1]
+    assert path == "/v1/completions" and body["return_token_ids"] and body["temperature"] == 0
+    with pytest.raises(NotTold, match="whole distributions"):
+        run(lambda s: s.standings(["any"]))
+
+
+def test_tokens_that_are_not_told_are_withheld():
+    run, _ = served(lambda path, _: (200, {"tokens": [7, 8]} if path == "/tokenize" else {"choices": [{}]}))
+    with pytest.raises(Withheld, match="which tokens"):
+        run(lambda s: s.recitals(["any"], 9))
+    run, _ = served(lambda path, _: (200, {"tokens": [7, 8]}) if path == "/tokenize" else (400, {}))
+    with pytest.raises(NotTold, match="does not go on"):
+        run(lambda s: s.recitals(["any"], 9))
+
+
+def test_standings_and_recitals_are_kept(tmp_path):
+    class Once:
+        name, ends, asked = "once", True, 0
+
+        async def standings(self, texts):
+            self.asked += 1
+            return [[0.5] for _ in texts]
+
+        async def recitals(self, texts, tokens):
+            self.asked += 1
+            return [[[tokens], []] for _ in texts]
+
+    once = Once()
+    for _ in range(2):
+        kept = Kept(once, tmp_path / "s.jsonl", "a")
+        assert asyncio.run(kept.standings(["x", "y"])) == [[0.5]] * 2
+        assert asyncio.run(kept.recitals(["x"], 3)) == [[[3], []]]
+    assert once.asked == 2
