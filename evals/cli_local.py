@@ -12,6 +12,7 @@ from evals import cases, corpora, options
 from evals.html import page
 from evals.items import ItemError, names_in
 from evals.languages import asked_in_other_languages
+from evals.report import read
 from evals.suites import compare as compare_suite
 from evals.suites import conversations as conversations_suite
 from evals.suites import demo as demo_suite
@@ -187,8 +188,11 @@ def html(
     Example:
       python -m evals html reports/targets.json reports/targets.html
     """
-    data = json.loads(report.read_text(encoding="utf-8"))
-    out.write_text(page(data.get("reports", [data])), encoding="utf-8")
+    try:
+        found = read(report)
+    except ItemError as error:
+        raise click.ClickException(str(error)) from error
+    out.write_text(page(found), encoding="utf-8")
     click.echo(f"Page: {out}")
 
 

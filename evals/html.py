@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
 from guard import pages
 from guard.pages import show
 
+_DRAWN: dict[str, Callable[..., str]] = {
+    "chart": pages.chart,
+    "plane": pages.plane,
+    "matrix": pages.matrix,
+    "histogram": pages.histogram,
+    "examples": pages.examples,
+}
 _MARKS = {True: ("good", "pass"), False: ("bad", "FAIL"), None: ("note", "not judged")}
 
 
@@ -31,10 +38,14 @@ def _section(report: dict[str, Any]) -> str:
     lines = "".join(f"<li>{name}: <code>{escape(str(value))}</code></li>" for name, value in about)
     return (
         f"<h2>{escape(report['suite'])}</h2><p>n = {report['n']}</p>{_criteria(report)}"
-        + "".join(pages.chart(one["title"], one["points"], one["limit"]) for one in report["charts"])
+        + "".join(map(_drawing, report["drawings"]))
         + "".join(pages.table(t["title"], t["columns"], t["rows"], t["note"]) for t in report["tables"])
         + f"<details><summary>How to make it again</summary><ul>{lines}</ul></details>"
     )
+
+
+def _drawing(one: dict[str, Any]) -> str:
+    return _DRAWN[one["kind"]](**{name: value for name, value in one.items() if name != "kind"})
 
 
 def page(reports: Sequence[dict[str, Any]], title: str = "Lethe evaluation") -> str:

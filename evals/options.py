@@ -117,7 +117,7 @@ def finish(
     if items_path is not None:
         report.inputs["items"] = fingerprint(items_path)
     if not rows:
-        report.rows = []
+        report.without_items()
     data = report.as_dict()
     write_json(out, data)
     click.echo(as_text(data))
@@ -130,7 +130,8 @@ def finish_many(reports: list[Report], out: Path, *, rows: bool, items_path: Pat
     """The same for a run of several suites: one JSON file and one HTML page beside it."""
     for report in reports:
         report.inputs["items"] = fingerprint(items_path)
-        report.rows = report.rows if rows else []
+        if not rows:
+            report.without_items()
     data = [report.as_dict() for report in reports]
     write_json(out, {"reports": data})
     out.with_suffix(".html").write_text(page(data), encoding="utf-8")

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from evals.cli import main
 from evals.html import page
 from evals.items import ItemError, load_items, names_in
-from evals.report import SCHEMA, Report, as_cell, as_text, command_line, write_json
+from evals.report import SCHEMA, Report, as_cell, as_text, command_line, read, write_json
 from evals.suites.compare import compare
 from guard.metrics.bootstrap import mean_interval
 
@@ -53,6 +53,79 @@ def test_tables_as_text_and_as_a_page():
     html = page([data])
     assert all(part in html for part in ("Table &lt;1&gt;", "<svg"))
     assert not any(part in html for part in ("http://", "https://", "<script"))
+
+
+def drawn() -> dict:
+    interval = {"n": 3, "mean": 0.25, "low": 0.1, "high": 0.4}
+    report = Report("attacks")
+    report.plane("<plane>", ("<x>", "<y>"), [{"label": "<m>", "x": interval, "y": interval}], (0.1, None))
+    report.matrix("<matrix>", ["<few shot>", "b"], ["<off>", "on"], [[interval, 1.0], [None, "<why>"]], "<n>")
+    report.histogram("<scores>", {"<forget>": [0.0, 0.1, 1.0, float("nan")], "retain": [0.5]}, bins=4)
+    report.examples("<worst>", ["<question>", "score"], [["<script>alert(1)</script>", 0.9]])
+    report.rows = [{"id": "a", "scores": {}}]
+    return report.as_dict()
+
+
+def test_every_drawing_fits_the_schema_and_is_drawn_escaped(tmp_path: Path):
+    data = drawn()
+    write_json(tmp_path / "r.json", data)
+    (again,) = read(tmp_path / "r.json")
+    assert again == data
+    html = page([again])
+    for text in ("plane", "x", "y", "m", "matrix", "few shot", "off", "why", "scores", "forget", "worst"):
+        assert f"&lt;{text}" in html, text
+    assert not any(part in html for part in ("http://", "https://", "<script", "<why", "<m>"))
+    assert "0.250 [0.100, 0.400]</td>" in html and html.count("<details>") == 2
+
+
+@pytest.mark.parametrize("kind", ["plane", "matrix", "histogram", "examples"])
+def test_a_drawing_with_a_part_too_many_or_too_few_is_refused(tmp_path: Path, kind: str):
+    data = drawn()
+    (one,) = (d for d in data["drawings"] if d["kind"] == kind)
+    last = list(one)[-1]
+    for wrong in ({**one, "surplus": 1}, {k: v for k, v in one.items() if k != last}, {**one, "kind": "pie"}):
+        write_json(tmp_path / "r.json", data | {"drawings": [wrong]})
+        with pytest.raises(ItemError, match=r"r\.json is no report"):
+            read(tmp_path / "r.json")
+
+
+def test_a_matrix_is_printed_as_a_table_and_must_be_whole():
+    text = as_text(drawn())
+    assert "<few shot>  0.250 [0.100, 0.400]  1.000" in text
+    with pytest.raises(ValueError, match="2 cells"):
+        Report("a").matrix("m", ["a"], ["b", "c"], [[1.0]])
+
+
+def test_histograms_share_bins_and_tell_what_is_not_finite():
+    (one,) = (d for d in drawn()["drawings"] if d["kind"] == "histogram")
+    assert one["edges"] == [0.0, 0.25, 0.5, 0.75, 1.0]
+    assert one["groups"] == [
+        {"label": "<forget> (1 more not finite)", "counts": [2, 0, 0, 1], "n": 3},
+        {"label": "retain", "counts": [0, 0, 1, 0], "n": 1},
+    ]
+
+
+def test_examples_leave_with_the_rows():
+    report = Report("a")
+    report.examples("worst", ["question"], [["q"]])
+    report.plane("p", ("x", "y"), [])
+    report.rows = [{"id": "a"}]
+    report.without_items()
+    assert not report.rows and [d["kind"] for d in report.drawings] == ["plane"]
+
+
+def test_reports_of_the_first_version_are_read_and_unknown_ones_refused(tmp_path: Path):
+    data = make({"a": 0.1})
+    (chart,) = data.pop("drawings")
+    old = data | {"schema": 1, "charts": [{k: v for k, v in chart.items() if k != "kind"}]}
+    write_json(tmp_path / "old.json", {"reports": [old]})
+    assert read(tmp_path / "old.json")[0]["drawings"] == [chart]
+    result = CliRunner().invoke(main, ["html", str(tmp_path / "old.json"), str(tmp_path / "old.html")])
+    assert result.exit_code == 0 and "<svg" in (tmp_path / "old.html").read_text()
+    for wrong in (data | {"schema": 9}, [1], {"a": 1}):
+        (tmp_path / "new.json").write_text(json.dumps(wrong))
+        result = CliRunner().invoke(main, ["html", str(tmp_path / "new.json"), str(tmp_path / "new.html")])
+        assert result.exit_code == 1 and "new.json is no report" in result.output
 
 
 def test_compare_pairs_rows_by_id():
