@@ -12,13 +12,12 @@ from typing import Any, cast
 import click
 
 from evals import options
-from evals.client import Client
 from evals.items import ItemError
+from evals.opening import Opening, measured_by
 from evals.published import BENCHMARKS
 from evals.published.base import Benchmark, Measured, Source
 from evals.report import Report
-from evals.subjects import Endpoint, Guarded, Kept, Subject
-from guard.artifacts import weights_digest
+from evals.subjects import Subject
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -52,39 +51,15 @@ class Asked:
                 "Give one reference: --reference-url, --reference-model or --reference-report."
             )
 
-    async def subject(self, stack: AsyncExitStack) -> Subject:
-        kind = Guarded if self.admin_key else Endpoint
-        return await self._one(
-            stack, self.base_url, self.admin_key or self.key, self.model, self.adapter, kind
+    async def subject(self, opening: Opening) -> Subject:
+        found = await opening.either(
+            self.base_url, self.admin_key or self.key, self.model, self.adapter, measured_by(self.admin_key)
         )
+        assert found is not None
+        return found
 
-    async def reference(self, stack: AsyncExitStack) -> Subject | None:
-        if self.reference_url is None and self.reference_model is None:
-            return None
-        return await self._one(stack, self.reference_url, None, self.reference_model, None, Endpoint)
-
-    async def _one(
-        self,
-        stack: AsyncExitStack,
-        url: str | None,
-        key: str | None,
-        model: Path | None,
-        adapter: Path | None,
-        kind: type[Endpoint],
-    ) -> Subject:
-        found: Subject
-        if model is not None:
-            from evals.local import Local
-
-            found = Local.load(model, adapter)
-            folders = (model, adapter) if self.journal and adapter else (model,) if self.journal else ()
-            about = list(map(weights_digest, folders))
-        else:
-            assert url is not None
-            client = await stack.enter_async_context(Client(url, key))
-            found = kind(client, await client.model(), concurrency=self.concurrency)
-            about = [url, found.name, kind.__name__]
-        return found if self.journal is None else Kept(found, self.journal / "told.jsonl", json.dumps(about))
+    async def reference(self, opening: Opening) -> Subject | None:
+        return await opening.either(self.reference_url, None, self.reference_model)
 
 
 def command(benchmark: type[Benchmark]) -> click.Command:
@@ -108,7 +83,8 @@ def command(benchmark: type[Benchmark]) -> click.Command:
             prepared = benchmark(source, sample, seed, **own)
             report = Report(benchmark.name, seed=seed, params={**own, "sample": sample}, inputs=source.read)
             async with AsyncExitStack() as stack:
-                subject, other = await asked.subject(stack), await asked.reference(stack)
+                opening = Opening(stack, asked.concurrency, asked.journal)
+                subject, other = await asked.subject(opening), await asked.reference(opening)
                 found = await prepared.measure(subject)
                 reference = await prepared.measure(other) if other is not None else None
             if asked.reference_report is not None:

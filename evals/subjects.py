@@ -110,21 +110,23 @@ class Subject(Protocol):
 
 class Endpoint:
     """Any OpenAI-compatible endpoint. Likelihoods of given texts are those that vLLM tells of prompts; other servers,
-    and a guarded one for what its targets forbid, do not tell them."""
+    and a guarded one for what its targets forbid, do not tell them. `lenient`: a question that is refused outright has
+    the answer "", as attackers take it."""
 
     ends = False
 
-    def __init__(self, client: Client, name: str, *, concurrency: int = 8) -> None:
+    def __init__(self, client: Client, name: str, *, concurrency: int = 8, lenient: bool = False) -> None:
         self.name = name
         self._client = client
         self._limit = concurrency
+        self._lenient = lenient
 
     async def answers(self, asked: Sequence[Ask], tokens: int, stop: Sequence[str] = ()) -> list[str]:
         requests = [
             _request(ask, {"max_tokens": tokens, **({"stop": list(stop)} if stop else {})}) for ask in asked
         ]
         found: list[Answer] = await self._client.send_all(requests, concurrency=self._limit, label=self.name)
-        if told := failed(found):
+        if told := failed([one for one in found if not self._lenient or one.status not in _REFUSED]):
             raise ClientError(
                 f"{self.name} failed on {len(told)} of {len(found)} questions; the first: {told[0]}"
             )
