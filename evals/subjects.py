@@ -42,8 +42,8 @@ class Ask:
     ended: bool = True
 
     @classmethod
-    def question(cls, text: str, begun: str = "") -> Ask:
-        return cls((("user", text),), begun)
+    def question(cls, text: str, begun: str = "", *, ended: bool = True) -> Ask:
+        return cls((("user", text),), begun, ended=ended)
 
     @property
     def messages(self) -> list[dict[str, str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
@@ -132,15 +132,26 @@ def some(rows: Sequence[T], sample: int | None, seed: int) -> list[T]:
     return [rows[i] for i in sorted(random.Random(seed).sample(range(len(rows)), sample))]
 
 
+async def tried(found: Measured, split: str, telling: Awaitable[T]) -> T | None:
+    """What a subject tells of a split; None where it does not, and the first reason is noted."""
+    try:
+        return await telling
+    except NotTold as error:
+        found.untold.setdefault(split, str(error))
+        return None
+
+
 async def told(
     subject: Subject, found: Measured, split: str, asked: Sequence[tuple[Ask, str]]
 ) -> list[list[float]] | None:
-    """The likelihoods of a split's texts; None where they are not told, which is noted."""
-    try:
-        return await subject.likelihoods(asked)
-    except NotTold as error:
-        found.untold[split] = str(error)
-        return None
+    """The likelihoods of a split's texts; None where they are not told."""
+    return await tried(found, split, subject.likelihoods(asked))
+
+
+def check(rows: Sequence[Mapping[str, Any]], what: str, *fields: str) -> None:
+    """Raises ItemError: a row lacks one of the fields."""
+    if not all(set(fields) <= row.keys() for row in rows):
+        raise ItemError(f"{what} must have {' and '.join(fields)} in each row")
 
 
 def means(

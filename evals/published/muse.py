@@ -14,8 +14,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from evals.items import ItemError
-from evals.published.base import Benchmark, Measured, Source, means, some, told
+from evals.published.base import Benchmark, Measured, Source, check, means, some, told
 from evals.report import Report
 from evals.subjects import Ask, Subject
 from guard.metrics.rouge import rouge_l
@@ -41,9 +40,9 @@ class Muse(Benchmark):
         self.private = {
             of: some(source.rows(f"privleak/{of}.json"), sample, seed) for of in (_PRIVATE if private else ())
         }
-        _check(self.verbatim, "verbmem", "prompt", "gt")
+        check(self.verbatim, "MUSE's verbmem files", "prompt", "gt")
         for rows in self.knowledge.values():
-            _check(rows, "knowmem", "question", "answer")
+            check(rows, "MUSE's knowmem files", "question", "answer")
 
     async def measure(self, subject: Subject) -> Measured:
         found = Measured()
@@ -75,11 +74,6 @@ _NAMES = {
     "forget": "knowledge memorisation",
     "retain": "utility (knowledge of the retain set)",
 }
-
-
-def _check(rows: Sequence[dict[str, Any]], what: str, *fields: str) -> None:
-    if not all(set(fields) <= row.keys() for row in rows):
-        raise ItemError(f"MUSE's {what} files must have {' and '.join(fields)} in each row")
 
 
 def _shot(row: dict[str, Any]) -> str:

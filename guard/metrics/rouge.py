@@ -1,8 +1,9 @@
-"""ROUGE-L as the TOFU benchmark computes it.
+"""ROUGE-L as the TOFU benchmark computes it, and as RWKU does.
 
 Definition (locuslab/tofu, evaluate_util.py): `rouge_score.RougeScorer(["rougeL"], use_stemmer=True)`, of
 which TOFU reports the recall: the longest common subsequence of stemmed words divided by the words of the
-reference. MUSE reports F1 without stemming, hence the switch.
+reference. MUSE reports F1 without stemming, hence the switch. RWKU takes another package, `rouge`, which counts
+differently.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
+from rouge import Rouge as SetRouge
 from rouge_score.rouge_scorer import RougeScorer
 
 
@@ -36,3 +38,13 @@ def rouge_l(reference: str, answer: str, *, stem: bool = True) -> Rouge:
 def rouge_l_recall(reference: str, answer: str, *, stem: bool = True) -> float:
     """The figure that TOFU calls ROUGE."""
     return rouge_l(reference, answer, stem=stem).recall
+
+
+def rouge_l_words(reference: str, answer: str) -> float:
+    """ROUGE-L recall as the package `rouge` computes it and RWKU reports it: case and endings count, a word that
+    repeats counts once, and sentences (ended by full stops) are matched each with each. Where a text is made of full
+    stops alone the package raises; that is 0 here."""
+    if not reference.strip(".") or not answer.strip("."):
+        return 0.0
+    (score,) = SetRouge(metrics=["rouge-l"], stats=["r"]).get_scores(answer, reference)
+    return float(score["rouge-l"]["r"])

@@ -6,7 +6,7 @@ import pytest
 
 from guard.metrics.containment import contains, named_in
 from guard.metrics.refusal import is_refusal
-from guard.metrics.rouge import rouge_l, rouge_l_recall
+from guard.metrics.rouge import rouge_l, rouge_l_recall, rouge_l_words
 
 
 def test_rouge_l_is_the_common_subsequence_over_the_reference():
@@ -80,3 +80,22 @@ def test_answers_are_no_refusals(answer: str):
 
 def test_a_late_doubt_is_an_answer():
     assert not is_refusal("She was born in Oslo and studied law there. " * 5 + "I don't know more.")
+
+
+@pytest.mark.parametrize(
+    ("reference", "answer", "recall"),
+    [
+        ("the cat sat on the mat", "the cat the mat", 3 / 5),  # a word that repeats counts once
+        ("Stephen King", "stephen King.", 1 / 2),  # case counts, the full stop does not
+        ("Stephen King", "Stephen King,", 1 / 2),  # other punctuation does
+        (
+            "He was born in New York. He lives in Maine",
+            "born in Maine. He lives",
+            5 / 8,
+        ),  # born in; He; in Maine
+        ("a b c d e", "a b f g h. a c h i e", 4 / 5),  # a b and a c e
+        ("a", "...", 0.0),
+    ],
+)
+def test_recall_of_sets_of_words(reference, answer, recall):
+    assert rouge_l_words(reference, answer) == pytest.approx(recall)
