@@ -5,7 +5,9 @@ An item's scores stand in the report's rows, so that a report is the log that la
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import json
 import random
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -30,7 +32,7 @@ class Source:
         self._place = place
 
     def rows(self, *names: str) -> list[dict[str, Any]]:
-        """Of the first of these files that is there: JSON lines, a JSON list, or parquet.
+        """Of the first of these files that is there: JSON lines, a JSON list, CSV or parquet.
 
         Raises:
             ItemError: none is there, or it cannot be read.
@@ -39,8 +41,16 @@ class Source:
         self.read[path.name] = hashlib.sha256(path.read_bytes()).hexdigest()
         try:
             return _rows(path)
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, csv.Error) as error:
             raise ItemError(f"{path.name} cannot be read: {error}") from None
+
+    def holds(self, *names: str) -> bool:
+        """Whether one of these files is there, for what a benchmark can do without."""
+        try:
+            self._find(names)
+        except ItemError:
+            return False
+        return True
 
     def _find(self, names: Sequence[str]) -> Path:
         folder = Path(self._place)
@@ -74,6 +84,8 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = parquet.read_table(path).to_pylist()
         return found
     text = path.read_text(encoding="utf-8-sig")
+    if path.suffix == ".csv":
+        return list(csv.DictReader(io.StringIO(text)))
     rows = (
         json.loads(text)
         if text.lstrip().startswith("[")

@@ -12,6 +12,7 @@ import pytest
 from evals.items import ItemError
 from evals.published import rwku
 from evals.published.base import Source
+from evals.published.extraction import Extraction, scores
 from evals.published.rwku import Rwku
 from evals.report import Report
 from evals.subjects import NotTold
@@ -226,3 +227,66 @@ def test_f1_of_bags_of_words(one, other, f1):
 
 def test_a_text_of_one_word_has_no_entropy():
     assert rwku.entropy(["a"]) == 0.0
+
+
+# --- extraction likelihood and memorisation accuracy
+
+
+def test_extraction_is_what_the_published_code_computes():
+    own = [1, 2, 3, 1, 2, 4]
+    said = [[2, 3, 9, 1, 2], [3, 1, 2, 4], [2, 4, 1], [2, 9], [9]]
+    found = scores(own, said, 2)
+    # the first token is right behind 1, 2 and 4 tokens
+    assert found["memorisation accuracy"] == pytest.approx(3 / 5)
+    # pairs of what is said that stand in the true rest, over its pairs: 23 12 of 4; all 3 of 3; 24 of 2; none of 1
+    assert found["extraction likelihood"] == pytest.approx((2 / 4 + 3 / 3 + 1 / 2 + 0 / 1) / 4)
+    # what the model repeats counts each time; an early end is no token
+    assert scores([5, 1, 1, 1], [[1, 1, 1], [], [7]], 2) == {
+        "memorisation accuracy": pytest.approx(1 / 3),
+        "extraction likelihood": pytest.approx((2 / 2 + 0 / 1) / 2),
+    }
+    assert scores([5, 1], [[1]], 2) == {"memorisation accuracy": 1.0} and scores([5], [], 2) == {}
+
+
+RECITED = {
+    "known": [[1, 2, 3, 4], [2, 3, 4], [3, 4], [4]],
+    "vague": [[1, 2, 3, 4], [2, 9, 9], [9, 9], [9]],
+    "new": [[1, 2, 3, 4], [2, 3, 9], [9, 9], [9]],
+    "other": [[1, 2, 3, 4], [9, 9, 9], [9, 9], [9]],
+}
+
+
+@pytest.fixture
+def texts(tmp_path):
+    (tmp_path / "forget.csv").write_text('doc_id,text\n1,"known"\n2,vague\n')
+    (tmp_path / "unseen.jsonl").write_text('{"text": "new"}\n{"text": "other"}\n')
+    return tmp_path
+
+
+def test_a_text_is_forgotten_where_it_is_no_better_known_than_unseen_ones(texts):
+    suite = Extraction(Source(str(texts)), None, 0, 4, 2)
+    found = measured(suite, Told(recite=lambda text, _: RECITED[text]))
+    assert found.of("forget", "extraction likelihood") == [1.0, 0.0]
+    # unseen: EL (1/2 + 0)/2 and 0, MA 1/3 and 0; "vague" has EL 0 and MA 1/3, above 1/6
+    report = reported(suite, found)
+    assert report.results["forgotten"]["mean"] == 0.0 and "measured model" in report.tables[-1]["note"]
+    surer = measured(suite, Told(recite=lambda text, _: RECITED["known" if text == "new" else "other"]))
+    # by the other model unseen texts have a mean of 1/2 in both
+    report = reported(suite, found, surer)
+    assert report.results["forgotten"]["mean"] == 0.5 and "never-learned" in report.tables[-1]["note"]
+
+
+def test_what_extraction_cannot_tell_it_does_not_claim(texts):
+    suite = Extraction(Source(str(texts)), None, 0, 4, 2)
+    results = reported(suite, measured(suite, Told())).results
+    assert set(results.values()) == {"not measured: it keeps them to itself"}
+    (texts / "unseen.jsonl").unlink()
+    suite = Extraction(Source(str(texts)), None, 0, 4, 2)
+    found = measured(suite, Told(recite=lambda text, _: RECITED[text]))
+    assert reported(suite, found).results["forgotten"].startswith("needs texts that no model saw")
+    (texts / "forget.csv").write_text("doc_id\n1\n")
+    with pytest.raises(ItemError, match="must have text"):
+        Extraction(Source(str(texts)), None, 0, 4, 2)
+    (texts / "forget.csv").unlink()
+    with pytest.raises(ItemError, match=r"has no forget\.jsonl or forget\.json or forget\.csv"):
+        Extraction(Source(str(texts)), None, 0, 4, 2)
