@@ -7,9 +7,10 @@ from evals.published.choices import Mmlu, Wmdp
 from evals.published.extraction import Extraction
 from evals.published.lume import Lume
 from evals.published.muse import Muse
+from evals.published.pistol import Pistol
 from evals.published.rwku import Rwku
 from evals.published.tofu import Tofu
 
 BENCHMARKS: dict[str, type[Benchmark]] = {
-    one.name: one for one in (Tofu, Muse, Lume, Rwku, Wmdp, Mmlu, Extraction)
+    one.name: one for one in (Tofu, Muse, Lume, Rwku, Pistol, Wmdp, Mmlu, Extraction)
 }

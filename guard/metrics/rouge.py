@@ -24,20 +24,25 @@ class Rouge:
     f1: float
 
 
-@lru_cache(maxsize=2)
-def _scorer(stem: bool) -> RougeScorer:
-    return RougeScorer(["rougeL"], use_stemmer=stem)
+@lru_cache(maxsize=4)
+def _scorer(kind: str, stem: bool) -> RougeScorer:
+    return RougeScorer([kind], use_stemmer=stem)
 
 
 def rouge_l(reference: str, answer: str, *, stem: bool = True) -> Rouge:
     """How much of `reference` is in `answer`, in order."""
-    score = _scorer(stem).score(reference, answer)["rougeL"]
+    score = _scorer("rougeL", stem).score(reference, answer)["rougeL"]
     return Rouge(float(score.recall), float(score.precision), float(score.fmeasure))
 
 
 def rouge_l_recall(reference: str, answer: str, *, stem: bool = True) -> float:
     """The figure that TOFU calls ROUGE."""
     return rouge_l(reference, answer, stem=stem).recall
+
+
+def rouge_1_recall(reference: str, answer: str) -> float:
+    """The share of the stemmed words of `reference` that are in `answer`, in any order."""
+    return float(_scorer("rouge1", True).score(reference, answer)["rouge1"].recall)
 
 
 def rouge_l_words(reference: str, answer: str) -> float:

@@ -13,6 +13,7 @@ from evals.items import ItemError
 from evals.published import rwku
 from evals.published.base import Source
 from evals.published.extraction import Extraction, scores
+from evals.published.pistol import Pistol
 from evals.published.rwku import Rwku
 from evals.report import Report
 from evals.subjects import NotTold
@@ -290,3 +291,57 @@ def test_what_extraction_cannot_tell_it_does_not_claim(texts):
     (texts / "forget.csv").unlink()
     with pytest.raises(ItemError, match=r"has no forget\.jsonl or forget\.json or forget\.csv"):
         Extraction(Source(str(texts)), None, 0, 4, 2)
+
+
+# --- PISTOL
+
+
+@pytest.fixture
+def contracts(tmp_path):
+    def edge(name, count=2):
+        return [
+            {"question": f"{name} {i}?", "answer": "06-02-1998 in Rome.", "edge": name} for i in range(count)
+        ]
+
+    edges = [*edge("A_B"), *edge("A_C"), *edge("E1_F1"), *edge("E3_q3"), *edge("B_D", 300)]
+    source = written(tmp_path, sample_data_1=edges, sample_data_2=edges)
+    return source, tmp_path
+
+
+def test_pistol_is_what_its_code_computes(contracts):
+    source, folder = contracts
+    (folder / "factual_data.json").write_text(json.dumps([{"question": "Who?", "answer": "Orwell"}]))
+    suite = Pistol(source, None, 0, 1, "A_C, B_D", 9)
+    sizes = {of: len(rows) for of, rows in suite.asked.items()}
+    assert sizes == {
+        "forgotten": 200, "all others": 6, "independent sales": 2, "independent employment": 2, "facts": 1,
+    }  # fmt: skip
+    said = {"E3_q3": "in Rome 06 1998", "Who?": "orwell."}
+    subject = Told(lambda ask: said.get(ask.turns[0][1].split()[0], "Nothing"), lambda _: 0.5)
+    found = measured(suite, subject)
+    # of the words 06 02 1998 in rome all but 02 are there, and 06 1998 or in rome in their order
+    assert found.of("independent employment", "ROUGE-1") == [0.8, 0.8]
+    assert found.of("independent employment", "ROUGE-L") == [0.4, 0.4]
+    assert found.of("facts", "ROUGE-L") == [1.0] and found.of("forgotten", "ROUGE-1") == [0.0] * 200
+    assert found.of("facts", "loss") == [pytest.approx(2 * LN(2))]
+    assert found.of("facts", "loss per token") == [pytest.approx(LN(2))]
+    assert subject.asked[0][1] == 9
+    report = reported(suite, found, found)
+    assert report.results["all others"]["ROUGE-1"]["mean"] == pytest.approx(1.6 / 6)
+    assert [row[0] for row in report.tables[-1]["rows"]] == [
+        "mean reciprocal rank",
+        "top hit rate",
+        "probability",
+    ]
+
+
+def test_pistol_without_likelihoods_and_of_the_other_contracts(contracts):
+    source, _ = contracts
+    suite = Pistol(source, 2, 0, 2, "A_C", 9)
+    report = reported(suite, measured(suite, Told()))
+    assert list(suite.asked) == ["forgotten", "all others"]
+    assert report.results["forgotten"]["loss"] == "not measured: it keeps them to itself"
+    with pytest.raises(ItemError, match="has no contract X_Y"):
+        Pistol(source, None, 0, 1, "A_B,X_Y", 9)
+    with pytest.raises(ItemError, match="has no sample_data_3"):
+        Pistol(source, None, 0, 3, "A_B", 9)

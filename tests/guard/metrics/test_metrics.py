@@ -6,7 +6,7 @@ import pytest
 
 from guard.metrics.containment import contains, named_in
 from guard.metrics.refusal import is_refusal
-from guard.metrics.rouge import rouge_l, rouge_l_recall, rouge_l_words
+from guard.metrics.rouge import rouge_1_recall, rouge_l, rouge_l_recall, rouge_l_words
 
 
 def test_rouge_l_is_the_common_subsequence_over_the_reference():
@@ -99,3 +99,8 @@ def test_a_late_doubt_is_an_answer():
 )
 def test_recall_of_sets_of_words(reference, answer, recall):
     assert rouge_l_words(reference, answer) == pytest.approx(recall)
+
+
+def test_recall_of_words_in_any_order_counts_each_as_often_as_it_stands():
+    assert rouge_1_recall("the cats and the dog", "dog, the cat") == pytest.approx(3 / 5)
+    assert rouge_1_recall("the cats and the dog", "the dog the cat") == pytest.approx(4 / 5)
