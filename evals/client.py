@@ -1,9 +1,9 @@
 """A small async client of the OpenAI-compatible API, as the suites need it.
 
-It sends bounded numbers of requests at once, in the order given; asks greedily with token ids in the place
-of token texts; reads streams and whole answers into the same `Answer`; keeps `x-lethe-decision-id`; and
-retries only 503, which the guard promises is safe, and connections that idled too long, since any other retry
-could hide the very difference that is looked for.
+It sends bounded numbers of requests at once, in the order given, and at most `rate` a second; asks greedily with token
+ids in the place of token texts; reads streams and whole answers into the same `Answer`; keeps `x-lethe-decision-id`;
+and retries only 503, which the guard promises is safe, 429, after the rest that it asks for (a minute at most), and
+connections that idled too long, since any other retry could hide the very difference that is looked for.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ from typing import Any
 import httpx
 from tqdm import tqdm
 
+from evals.pace import BUSY, Pace
+
 DECISION_HEADER = "x-lethe-decision-id"
 GREEDY: dict[str, Any] = {"temperature": 0}
 _CLOSED = (httpx.ReadError, httpx.RemoteProtocolError)
+_PAUSE = 0.2  # seconds before the first retry
 WITH_LOGPROBS: dict[str, Any] = {"return_tokens_as_token_ids": True}
 
 
@@ -105,7 +108,8 @@ async def events(response: httpx.Response) -> AsyncIterator[str]:
 
 
 class Client:
-    """One endpoint. `base_url` is with or without the trailing `/v1`."""
+    """One endpoint. `base_url` is with or without the trailing `/v1`; `rate` is in requests per second, all kinds of
+    them counted."""
 
     def __init__(
         self,
@@ -115,10 +119,12 @@ class Client:
         model: str | None = None,
         timeout: float = 300.0,
         retries: int = 4,
+        rate: float | None = None,
         transport: httpx.AsyncBaseTransport | None = None,
     ):
         self.root = base_url.rstrip("/").removesuffix("/v1")
         self.retried = 0
+        self.pace = Pace(rate)
         self._model = model
         self._retries = retries
         self._http = httpx.AsyncClient(
@@ -127,8 +133,15 @@ class Client:
             timeout=httpx.Timeout(timeout, connect=10.0),
             # Shorter than servers keep idle connections: a connection closed under a request is an error here.
             limits=httpx.Limits(max_connections=None, keepalive_expiry=1.0),
+            event_hooks={"request": [self._turn], "response": [self._heed]},
             transport=transport,
         )
+
+    async def _turn(self, _: httpx.Request) -> None:
+        await self.pace.turn()
+
+    async def _heed(self, response: httpx.Response) -> None:
+        self.pace.heed(response)
 
     async def __aenter__(self) -> Client:
         return self
@@ -146,7 +159,17 @@ class Client:
         return self._model
 
     async def call(self, method: str, path: str, **options: Any) -> httpx.Response:
-        """One plain call, tried again once where the server closed the connection under it."""
+        """One plain call, tried again once where the server closed the connection under it, and after a rest where it
+        is too busy (429)."""
+        for attempt in range(self._retries + 1):
+            response = await self._call(method, path, **options)
+            if response.status_code != BUSY or attempt == self._retries:
+                break
+            self.retried += 1
+            await asyncio.sleep(_PAUSE * 2**attempt)
+        return response
+
+    async def _call(self, method: str, path: str, **options: Any) -> httpx.Response:
         try:
             try:
                 return await self._http.request(method, path, **options)
@@ -163,8 +186,8 @@ class Client:
         return response.json().get("version") if response.status_code == 200 else None
 
     async def send(self, request: Request) -> Answer:
-        """One generation; 503 is tried again after a growing pause, and a connection that the server closed under
-        the request once; every other failure is the answer."""
+        """One generation; 503 and 429 are tried again after a growing pause, and a connection that the server closed
+        under the request once; every other failure is the answer."""
         body = {"model": await self.model(), **request.body, "stream": request.stream}
         for attempt in range(self._retries + 1):
             try:
@@ -174,12 +197,12 @@ class Client:
                 if attempt or not isinstance(error, _CLOSED):
                     break
             else:
-                if answer.status != 503:
+                if answer.status not in (BUSY, 503):
                     break
             if attempt == self._retries:
                 break
             self.retried += 1
-            await asyncio.sleep(0.2 * 2**attempt)
+            await asyncio.sleep(_PAUSE * 2**attempt)
         return answer
 
     async def _whole(self, path: str, body: dict[str, Any]) -> Answer:

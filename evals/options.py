@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Coroutine
+from contextlib import AsyncExitStack
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from evals.client import ClientError
+from evals.client import Client, ClientError
 from evals.html import page
 from evals.items import Item, ItemError, fingerprint, load_items
+from evals.judges import LlmJudge
 from evals.report import Report, as_text, write_json
 from guard.detection import Compiler, Encoder, load_encoder
 from guard.detection.encoder import BACKENDS, PACKAGED
@@ -51,6 +53,38 @@ admin_key_option = click.option(
 check_option = click.option(
     "--check/--no-check", default=True, show_default=True, help="Exit with 1 when a criterion fails."
 )
+
+
+rate_option = click.option(
+    "--rate", type=click.FloatRange(0, min_open=True), help="Requests per second to each server, at most."
+)
+
+
+def judge_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """--judge-url, --judge-model, --judge-key. The command is given `judge`, a call that opens the judge on an exit
+    stack: `await judge(stack)` is an `LlmJudge`, or None where no --judge-url was given."""
+
+    @wraps(function)
+    def with_judge(
+        *args: Any, judge_url: str | None, judge_model: str | None, judge_key: str | None, **others: Any
+    ) -> Any:
+        async def judge(stack: AsyncExitStack) -> LlmJudge | None:
+            if judge_url is None:
+                return None
+            client = Client(judge_url, judge_key, model=judge_model, rate=others.get("rate"))
+            return LlmJudge(await stack.enter_async_context(client), seed=others.get("seed", 0))
+
+        return function(*args, judge=judge, **others)
+
+    stack = _stack(
+        click.option(
+            "--judge-url", help="An OpenAI-compatible endpoint that judges answers as well. Default: none."
+        ),
+        click.option("--judge-model", help="Its model. Default: the first that it serves."),
+        click.option("--judge-key", envvar="LETHE_JUDGE_KEY", help="Its key. [env: LETHE_JUDGE_KEY]"),
+    )
+    decorated: Callable[..., Any] = stack(with_judge)
+    return decorated
 
 
 def encoder_options(function: Callable[..., Any]) -> Callable[..., Any]:

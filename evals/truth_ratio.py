@@ -33,9 +33,11 @@ class Question:
     values: tuple[str, ...] = ()
 
 
-def questions(asked: Sequence[Item], known: Sequence[Item], n: int, seed: int) -> list[Question]:
-    """At most `n` of `asked`, with their own wrong answers, or some made of the values of `known` items that say the
-    same of others."""
+def questions(
+    asked: Sequence[Item], known: Sequence[Item], n: int, seed: int, *, most: int = WRONG
+) -> list[Question]:
+    """At most `n` of `asked`, with their own wrong answers, or at most `most` made of the values of `known` items that
+    say the same of others."""
     values: dict[str, set[str]] = {}
     for item in known:
         if _sort(item):
@@ -49,7 +51,7 @@ def questions(asked: Sequence[Item], known: Sequence[Item], n: int, seed: int) -
         if item.wrong:
             found.append(Question(item, item.wrong))
         elif others:
-            chosen = tuple(rng.sample(others, min(WRONG, len(others))))
+            chosen = tuple(rng.sample(others, min(most, len(others))))
             wrong = (value.join(item.answer.rsplit(item.value, 1)) for value in chosen)
             found.append(Question(item, tuple(wrong), chosen))
     return found
