@@ -5,6 +5,7 @@ from __future__ import annotations
 from evals.published.base import Benchmark
 from evals.published.choices import Mmlu, Wmdp
 from evals.published.extraction import Extraction
+from evals.published.knowundo import KnowUnDo
 from evals.published.lume import Lume
 from evals.published.muse import Muse
 from evals.published.pistol import Pistol
@@ -12,5 +13,5 @@ from evals.published.rwku import Rwku
 from evals.published.tofu import Tofu
 
 BENCHMARKS: dict[str, type[Benchmark]] = {
-    one.name: one for one in (Tofu, Muse, Lume, Rwku, Pistol, Wmdp, Mmlu, Extraction)
+    one.name: one for one in (Tofu, Muse, Lume, Rwku, KnowUnDo, Pistol, Wmdp, Mmlu, Extraction)
 }

@@ -32,7 +32,7 @@ class Source:
         self._place = place
 
     def rows(self, *names: str) -> list[dict[str, Any]]:
-        """Of the first of these files that is there: JSON lines, a JSON list, CSV or parquet.
+        """Of the first of these files that is there: JSON lines, a JSON list or object, CSV or parquet.
 
         Raises:
             ItemError: none is there, or it cannot be read.
@@ -86,11 +86,11 @@ def _rows(path: Path) -> list[dict[str, Any]]:
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix == ".csv":
         return list(csv.DictReader(io.StringIO(text)))
-    rows = (
-        json.loads(text)
-        if text.lstrip().startswith("[")
-        else map(json.loads, filter(str.strip, text.split("\n")))
-    )
+    try:
+        whole = json.loads(text)
+        rows = whole if isinstance(whole, list) else [whole]
+    except ValueError:
+        rows = [json.loads(line) for line in text.split("\n") if line.strip()]
     return [row if isinstance(row, dict) else {"text": row} for row in rows]
 
 
@@ -151,6 +151,19 @@ async def tried(found: Measured, split: str, telling: Awaitable[T]) -> T | None:
     except NotTold as error:
         found.untold.setdefault(split, str(error))
         return None
+
+
+def tokenised(text: str) -> list[str]:
+    """Words and signs, as nltk has them. Raises NotTold: its sentence model is not installed."""
+    import nltk
+
+    try:
+        found: list[str] = nltk.word_tokenize(text)
+    except LookupError:
+        raise NotTold(
+            "nltk's sentence model is not installed (python -m nltk.downloader punkt_tab)"
+        ) from None
+    return found
 
 
 async def told(

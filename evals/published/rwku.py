@@ -28,9 +28,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from evals.items import ItemError
-from evals.published.base import Benchmark, Measured, Source, check, means, some, told, tried
+from evals.published.base import Benchmark, Measured, Source, check, means, some, tokenised, told, tried
 from evals.report import Report, as_cell
-from evals.subjects import Ask, Subject
+from evals.subjects import Ask, NotTold, Subject
 from guard.metrics.bootstrap import mean_interval
 from guard.metrics.rouge import rouge_l_words
 
@@ -290,19 +290,10 @@ async def _fluent(subject: Subject, found: Measured, split: str, rows: Sequence[
     for number, text in enumerate(said):
         scores = {}
         try:
-            scores["entropy"] = entropy(_tokenised(text))
-        except LookupError:
-            found.untold[split] = (
-                "nltk's sentence model is not installed (python -m nltk.downloader punkt_tab)"
-            )
+            scores["entropy"] = entropy(tokenised(text))
+        except NotTold as error:
+            found.untold[split] = str(error)
         found.add(f"{split}.{number}", split, scores, answer=text)
-
-
-def _tokenised(text: str) -> list[str]:
-    import nltk
-
-    tokens: list[str] = nltk.word_tokenize(text)
-    return tokens
 
 
 def entropy(tokens: Sequence[str]) -> float:

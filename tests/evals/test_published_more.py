@@ -7,16 +7,22 @@ import json
 import math
 import zlib
 
+import httpx
+import numpy as np
 import pytest
+import torch
 
+from evals.client import Client, ClientError
 from evals.items import ItemError
 from evals.published import rwku
 from evals.published.base import Source
 from evals.published.extraction import Extraction, scores
+from evals.published.knowundo import Judges, KnowUnDo, judges, named_by, shared, verdict
 from evals.published.pistol import Pistol
 from evals.published.rwku import Rwku
 from evals.report import Report
 from evals.subjects import NotTold
+from guard.detection.encoder import packaged_folder
 
 LN = math.log
 
@@ -141,7 +147,7 @@ def test_rwku_asks_as_its_code_does(people):
 
 
 def test_rwku_is_what_its_code_computes(people, monkeypatch):
-    monkeypatch.setattr("evals.published.rwku._tokenised", str.split)
+    monkeypatch.setattr("nltk.word_tokenize", str.split)
     suite = Rwku(people, None, 0, "Ada Moe", True, True)
     said = {"Q: Who?\n": "The Ada, Moe!", "Instruction": "a b a b"}
 
@@ -181,7 +187,7 @@ def test_what_rwkus_subject_does_not_tell_is_not_measured(people, monkeypatch):
     def missing(_):
         raise LookupError
 
-    monkeypatch.setattr("evals.published.rwku._tokenised", missing)
+    monkeypatch.setattr("nltk.word_tokenize", missing)
     suite = Rwku(people, None, 0, "", True, True)
     report = reported(suite, measured(suite, Told(weigh=lambda _: 0.5)))
     texts = report.tables[1]["rows"][0]
@@ -345,3 +351,137 @@ def test_pistol_without_likelihoods_and_of_the_other_contracts(contracts):
         Pistol(source, None, 0, 1, "A_B,X_Y", 9)
     with pytest.raises(ItemError, match="has no sample_data_3"):
         Pistol(source, None, 0, 3, "A_B", 9)
+
+
+# --- KnowUnDo
+
+
+@pytest.fixture
+def private(tmp_path, monkeypatch):
+    monkeypatch.setattr("nltk.word_tokenize", str.split)
+    rows = [
+        {"text": "where lives ada ?", "labels": "Ada lives in Rome."},
+        {"text": "who is ada ?", "labels": "Ada is a poet."},
+    ]
+    return written(tmp_path, unlearn_val=rows, retention_val=rows), tmp_path
+
+
+OWN = {"extractor": "", "embedder": "", "nli": ""}
+
+
+def knowundo(source, **more):
+    return KnowUnDo(source, None, 0, **{"domain": "privacy", "chat": False, "tokens": 5, **OWN, **more})
+
+
+def test_knowundos_rates_are_what_the_published_code_computes(private):
+    source, _ = private
+    suite = knowundo(source)
+    seen = []
+
+    async def entities(texts):
+        return [{word.strip(".").lower() for word in text.split()} for _, text in texts]
+
+    def relate(pairs):
+        seen.extend(pairs)
+        return ["contradiction" if "Not" in " ".join(pair) else "neutral" for pair in pairs]
+
+    def embed(texts):
+        axes = sorted(set(texts))
+        return np.array([[float(text == axis) for axis in axes] for text in texts])
+
+    suite.judges = Judges(entities, embed, relate)
+    said = {"where lives ada ?": "In rome she lives", "who is ada ?": "Not a poet"}
+    subject = Told(lambda ask: said[ask.text])
+    found = measured(suite, subject)
+    # of ada lives in rome: in, rome (lives is in the question); of ada is a poet: a, poet, but it contradicts
+    assert [row["share"] for row in found.rows] == [0.5, 0.5, 0.5, 0.5]
+    assert found.of("forget", "KFR") == [0.0, 1.0] and found.of("retain", "KRR") == [1.0, 0.0]
+    assert found.of("forget", "ROUGE-1") == [0.75, 0.5] and found.of("forget", "ROUGE-L") == [0.5, 0.5]
+    assert seen[0] == ("In rome she lives", "Ada lives in Rome.") and seen[2] == seen[0][::-1]
+    assert subject.asked[0][1] == 5
+    report = reported(suite, found, found)
+    assert report.results["KFR"]["mean"] == report.results["KRR, never learned"]["mean"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("split", "relation", "share", "entities", "counts"),
+    [
+        ("forget", "contradiction", 1.0, 9, True),
+        ("forget", "neutral", 0.5, 3, True),
+        ("forget", "neutral", 0.5, 4, False),
+        ("forget", "entailment", 0.3, 4, True),
+        ("retain", "entailment", 0.3, 4, True),
+        ("retain", "entailment", 0.29, 1, False),
+        ("retain", "contradiction", 1.0, 1, False),
+    ],
+)
+def test_which_answers_count(split, relation, share, entities, counts):
+    assert verdict(split, relation, share, entities) == counts
+
+
+def test_each_pair_of_alike_entities_counts():
+    vectors = {"a": (1, 0), "b": (0.8, 0.6), "c": (0, 1), "d": (0.6, 0.8)}
+    embed = lambda texts: np.array([vectors[text] for text in texts])  # noqa: E731
+    # cosines: a-b 0.8, a-d 0.6, c-b 0.6, c-d 0.8
+    assert shared(["a", "c"], ["b", "d"], embed) == 1.0 and shared(["a"], ["b", "c"], embed) == 0.5
+    assert shared([], ["b"], embed) == shared(["a"], [], embed) == 0.0
+
+
+def test_without_its_judges_knowundo_measures_recall_alone(private):
+    source, folder = private
+    (folder / "privacy").mkdir()
+    (folder / "retention_val.json").unlink()
+    val = [{"text": "who is zoe ?", "labels": "Zoe"}]
+    (folder / "privacy" / "retention.json").write_text(json.dumps({"train": [], "val": val}, indent=1))
+    suite = knowundo(source, chat=True, nli="some/model")
+    found = measured(suite, Told(lambda ask: ask.turns[0][1]))
+    results = reported(suite, found).results
+    assert set(results.values()) == {"not measured: needs --extractor and --embedder"}
+    assert found.of("retain", "ROUGE-L") == [1.0]
+    (folder / "unlearn_val.json").write_text('[{"text": "q"}]')
+    with pytest.raises(ItemError, match="unlearn files must have text and labels"):
+        knowundo(source)
+
+
+def test_entities_are_what_the_endpoint_lists():
+    replies = iter(['Rome, "1998"/, ', "poet"])
+
+    def answer(request):
+        if request.url.path == "/v1/models":
+            return httpx.Response(200, json={"data": [{"id": "m"}]})
+        body = json.loads(request.content)
+        assert body["temperature"] == 0 and "query:who?\nresponse:" in body["messages"][0]["content"]
+        return httpx.Response(200, json={"choices": [{"message": {"content": next(replies)}}]})
+
+    async def run(transport):
+        async with Client("http://h", transport=httpx.MockTransport(transport), retries=0) as client:
+            return await named_by(client, [("who?", "in Rome"), ("who?", "a poet")])
+
+    assert asyncio.run(run(answer)) == [{"Rome", "1998", ""}, {"poet"}]
+    with pytest.raises(ClientError, match="failed on 2 of 2"):
+        asyncio.run(run(lambda r: httpx.Response(500) if r.method == "POST" else answer(r)))
+
+
+def test_judges_are_loaded_from_folders(tmp_path):
+    from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
+
+    words = AutoTokenizer.from_pretrained(packaged_folder())
+    labels = {0: "Entailment", 1: "Contradiction"}
+    config = BertConfig(
+        vocab_size=len(words), hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8,
+        id2label=labels, label2id={name: i for i, name in labels.items()},
+    )  # fmt: skip
+    model = BertForSequenceClassification(config)
+    model.classifier.weight.data.zero_()
+    model.classifier.bias.data = torch.tensor([0.0, 1.0])
+    for folder in (words, model):
+        folder.save_pretrained(tmp_path / "nli")
+    found = judges("http://h", packaged_folder(), str(tmp_path / "nli"))
+    assert found.relate([("a", "b"), ("c", "d")]) == ["contradiction"] * 2
+    assert shared(["the city of Rome"], ["Rome city", "a poet"], found.embed) == 0.5
+    config.id2label, config.label2id = {0: "x", 1: "y"}, {"x": 0, "y": 1}
+    model.save_pretrained(tmp_path / "nli")
+    with pytest.raises(ItemError, match="has no label contradiction"):
+        judges("http://h", packaged_folder(), str(tmp_path / "nli"))
+    with pytest.raises(ItemError, match="cannot be loaded"):
+        judges("http://h", str(tmp_path / "none"), str(tmp_path / "nli"))
