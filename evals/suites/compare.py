@@ -1,48 +1,97 @@
-"""Paired differences between two reports of one suite, over the rows that both have."""
+"""Paired differences between two reports of one suite, over the rows that both have.
+
+Every suite's rows do that have an `id` and `scores`. Items are resampled one by one: where many of them ask for one
+fact, the intervals are narrower than they should be.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evals.items import ItemError
+from evals.limits import group_of, number
 from evals.report import Report, as_cell
 from guard.metrics.bootstrap import mean_interval, paired_difference
 
-_GROUPS = ("split", "phrasing", "operation")
+Data = Mapping[str, Any]
 
 
-def _group(row: dict[str, Any]) -> str:
-    return ", ".join(str(row[key]) for key in _GROUPS if row.get(key)) or "all"
+def compare(first: Data, second: Data, *, seed: int = 0) -> Report:
+    """Second minus first for every score of every group of rows: in `results.differences` by group and score.
 
-
-def compare(first: dict[str, Any], second: dict[str, Any], *, seed: int = 0) -> Report:
-    """Second minus first for every score of every group of rows."""
+    Raises:
+        ItemError: they are of different suites, or have no scored rows in common.
+    """
     if first["suite"] != second["suite"]:
         raise ItemError(f"the reports are of different suites: {first['suite']} and {second['suite']}")
-    mine = {row["id"]: row for row in first["rows"] if "scores" in row}
-    pairs = [(mine[row["id"]], row) for row in second["rows"] if row["id"] in mine and "scores" in row]
+    mine, other = _scored(first), _scored(second)
+    pairs = [(mine[name], row) for name, row in other.items() if name in mine]
     if not pairs:
         raise ItemError("the reports have no scored rows in common; make both with --rows and the same items")
     report = Report("compare", seed=seed, n=len(pairs))
+    differences: dict[str, dict[str, Any]] = {}
+    table = []
+    for group in dict.fromkeys(group_of(row) for _, row in pairs):
+        part = [(a["scores"], b["scores"]) for a, b in pairs if group_of(b) == group]
+        for metric in dict.fromkeys(name for _, scores in part for name in scores):
+            if line := _line(group, metric, part, seed):
+                table.append(line)
+                differences.setdefault(group, {})[metric] = line[-1]
     report.results = {
         "suite": first["suite"],
         "only_in_first": len(mine) - len(pairs),
-        "only_in_second": sum("scores" in row for row in second["rows"]) - len(pairs),
+        "only_in_second": len(other) - len(pairs),
         "inputs_equal": first["inputs"] == second["inputs"],
+        "differences": differences,
     }
-    table = []
-    for group in dict.fromkeys(_group(row) for _, row in pairs):
-        part = [(a["scores"], b["scores"]) for a, b in pairs if _group(b) == group]
-        for metric in dict.fromkeys(name for _, scores in part for name in scores):
-            table.append(_line(group, metric, part, seed))
     columns = ["rows", "metric", "n", "first", "second", "second - first"]
-    report.table("Second report minus first, paired", columns, [line for line in table if line])
+    report.table("Second report minus first, paired", columns, table)
     return report
 
 
-def _line(group: str, metric: str, pairs: Sequence[tuple[dict, dict]], seed: int) -> list[Any] | None:
-    both = [(a[metric], b[metric]) for a, b in pairs if metric in a and metric in b]
+def compare_all(firsts: Sequence[Data], seconds: Sequence[Data], *, seed: int = 0) -> Report:
+    """The same for files of several reports, paired by their suites, whose name stands before each figure's; suites
+    that share no scored rows are named in `results.not_compared`.
+
+    Raises:
+        ItemError: no two of them can be compared.
+    """
+    if len(firsts) == len(seconds) == 1:
+        return compare(firsts[0], seconds[0], seed=seed)
+    others = {one["suite"]: one for one in seconds}
+    whole = Report("compare", seed=seed)
+    whole.results = {"differences": {}, "not_compared": {}}
+    for first in firsts:
+        suite = first["suite"]
+        try:
+            if suite not in others:
+                raise ItemError("the second file has no such report")
+            one = compare(first, others[suite], seed=seed)
+        except ItemError as error:
+            whole.results["not_compared"][suite] = str(error)
+            continue
+        whole.n += one.n
+        whole.results["differences"][suite] = one.results["differences"]
+        whole.tables += [{**table, "title": f"{suite}: {table['title']}"} for table in one.tables]
+    if not whole.n:
+        raise ItemError("no two reports of the files can be compared: " + str(whole.results["not_compared"]))
+    return whole
+
+
+def _scored(report: Data) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for row in report["rows"]:
+        if row.get("scores"):
+            if row["id"] in found:
+                raise ItemError(f"a report of {report['suite']} has two rows with the id {row['id']!r}")
+            found[row["id"]] = row
+    return found
+
+
+def _line(group: str, metric: str, pairs: Sequence[tuple[Data, Data]], seed: int) -> list[Any] | None:
+    found = [(number(a.get(metric)), number(b.get(metric))) for a, b in pairs]
+    both = [(a, b) for a, b in found if a is not None and b is not None]
     if not both:
         return None
     first, second = [a for a, _ in both], [b for _, b in both]
