@@ -58,8 +58,9 @@ class Tofu(Benchmark):
                 more: dict[str, Any] = {"answer": answer}
                 if weighed:
                     tokens = [next(parts) for _ in own]
-                    scores |= _scores(split, [statistics.fmean(one) for one in tokens])
-                    more["tokens"] = list(map(len, tokens))
+                    likely = [statistics.fmean(one) for one in tokens]
+                    scores |= _scores(split, likely)
+                    more |= {"tokens": list(map(len, tokens)), "losses": [-one for one in likely]}
                 found.add(f"{split}.{number}", split, scores, **more)
         return found
 

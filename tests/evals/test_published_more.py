@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from scipy.stats import ks_2samp
 
 from evals.client import Client, ClientError
 from evals.items import ItemError
@@ -20,6 +21,7 @@ from evals.published.extraction import Extraction, scores
 from evals.published.knowundo import Judges, KnowUnDo, judges, named_by, shared, verdict
 from evals.published.pistol import Pistol
 from evals.published.rwku import Rwku
+from evals.published.tofu import Tofu
 from evals.report import Report
 from evals.subjects import NotTold
 from guard.detection.encoder import packaged_folder
@@ -485,3 +487,61 @@ def test_judges_are_loaded_from_folders(tmp_path):
         judges("http://h", packaged_folder(), str(tmp_path / "nli"))
     with pytest.raises(ItemError, match="cannot be loaded"):
         judges("http://h", str(tmp_path / "none"), str(tmp_path / "nli"))
+
+
+# --- TOFU
+
+
+def aggregated(rows):
+    """Model utility from the losses and recalls of a report's rows, as TOFU's code aggregates them."""
+    figures = []
+    for split in ("retain", "real_authors", "world_facts"):
+        own = [row for row in rows if row["split"] == split]
+        losses = np.array([row["losses"] for row in own])
+        right, paraphrased, wrong = np.exp(-losses[:, 0]), losses[:, 1], losses[:, 2:]
+        if split != "retain":
+            right = right / (right + np.exp(-wrong).sum(axis=1))
+        ratio = np.exp(wrong.mean(axis=1) - paraphrased)
+        figures += [right.mean(), np.mean([row["scores"]["recall"] for row in own])]
+        figures.append(np.maximum(0, 1 - 1 / ratio).mean())
+    return len(figures) / sum(1 / figure for figure in figures)
+
+
+def quality(rows, others):
+    def ratios(of):
+        losses = np.array([row["losses"] for row in of if row["split"] == "forget"])
+        return np.exp(losses[:, 2:].mean(axis=1) - losses[:, 1])
+
+    return ks_2samp(ratios(rows), ratios(others)).pvalue
+
+
+def test_tofus_aggregates_follow_from_the_losses_that_a_report_keeps(tmp_path):
+    rng = np.random.default_rng(3)
+    for name in ("forget10", "retain", "real_authors", "world_facts"):
+        rows = [
+            {
+                "question": f"{name} {i}?",
+                "answer": f"right {name} {i}",
+                "perturbed_answer": [f"wrong {name} {i} {k}" for k in range(3)],
+                **({} if "_" in name else {"paraphrased_answer": f"said {name} {i}"}),
+            }
+            for i in range(12)
+        ]
+        (tmp_path / f"{name}_perturbed.json").write_text(json.dumps(rows))
+    suite = Tofu(Source(str(tmp_path)), None, 0, "forget10")
+    stored = []
+    for _ in range(2):
+        known = {}
+
+        def weigh(text, known=known):
+            return known.setdefault(text, float(rng.uniform(0.05, 0.4) * (2 if "wrong" not in text else 1)))
+
+        stored.append(measured(suite, Told(lambda ask: "right " + ask.turns[0][1][:-1].split()[0], weigh)))
+    report = reported(suite, *stored)
+    rows, others = (json.loads(json.dumps(one.rows)) for one in stored)
+    told = report.results["geometric"]
+    assert told["model_utility"]["mean"] == pytest.approx(aggregated(rows))
+    assert told["forget_quality"] == pytest.approx(quality(rows, others)) and told["forget_quality"] < 1
+    assert told["model_utility"]["mean"] != pytest.approx(
+        report.results["arithmetic"]["model_utility"]["mean"]
+    )
