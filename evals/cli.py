@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from evals import cli_evasion, cli_local, cli_published, options
+from evals import cli_evasion, cli_judges, cli_local, cli_published, cli_reports, options
 from evals.admin import Admin
 from evals.client import Client
 from evals.items import load_names, names_in
@@ -387,8 +387,8 @@ for command in (
     cli_local.detection,
     cli_local.conversations,
     cli_evasion.evasion,
-    cli_local.compare,
-    cli_local.html,
+    cli_judges.judges,
+    *cli_reports.COMMANDS,
     *cli_published.COMMANDS,
 ):
     main.add_command(command)

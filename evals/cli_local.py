@@ -1,19 +1,15 @@
-"""The commands that are given no server: `demo` starts its own, `compare` and `html` read reports."""
+"""The commands that are given no server: `demo` starts its own, the others judge prompts by themselves."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from evals import cases, corpora, options
-from evals.html import page
 from evals.items import ItemError, names_in
 from evals.languages import asked_in_other_languages
-from evals.report import read
-from evals.suites import compare as compare_suite
 from evals.suites import conversations as conversations_suite
 from evals.suites import demo as demo_suite
 from evals.suites import detection as detection_suite
@@ -94,31 +90,6 @@ def demo(
     options.finish_many(reports, out, rows=rows, items_path=items_path)
 
 
-@click.command()
-@click.argument("first", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.argument("second", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@options.common_options("compare")
-def compare(
-    first: Path,
-    second: Path,
-    seed: int,
-    out: Path,
-    rows: bool,
-) -> None:
-    """Paired differences between two reports of one suite.
-
-    \b
-    Example:
-      python -m evals compare reports/before.json reports/after.json
-    """
-    try:
-        loaded = [json.loads(path.read_text(encoding="utf-8")) for path in (first, second)]
-        report = compare_suite.compare(*loaded, seed=seed)
-    except (ItemError, KeyError, TypeError, json.JSONDecodeError) as error:
-        raise click.ClickException(f"cannot compare: {error}") from error
-    options.finish(report, out, rows=rows)
-
-
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
@@ -173,27 +144,6 @@ def detection(
     loaded, compiler = load()
     report = detection_suite.run(blocks, loaded, compiler, seed=seed, sample=sample)
     options.finish(report, out, rows=rows, check=check)
-
-
-@click.command()
-@click.argument("report", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-@click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
-def html(
-    report: Path,
-    out: Path,
-) -> None:
-    """A JSON report as one self-contained HTML page.
-
-    \b
-    Example:
-      python -m evals html reports/targets.json reports/targets.html
-    """
-    try:
-        found = read(report)
-    except ItemError as error:
-        raise click.ClickException(str(error)) from error
-    out.write_text(page(found), encoding="utf-8")
-    click.echo(f"Page: {out}")
 
 
 @click.command()

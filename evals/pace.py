@@ -58,4 +58,5 @@ def asked_rest(header: str | None, now: datetime | None = None) -> float | None:
         until = parsedate_to_datetime(header)
     except ValueError:
         return None
-    return max(0.0, (until - (now or datetime.now(UTC))).total_seconds())
+    aware = until if until.tzinfo else until.replace(tzinfo=UTC)
+    return max(0.0, (aware - (now or datetime.now(UTC))).total_seconds())

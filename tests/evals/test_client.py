@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
+from itertools import pairwise
 
 import httpx
 import pytest
 
-from evals.client import Client, ClientError, chat
+from evals.client import Answer, Client, ClientError, chat
+from evals.pace import LONGEST, Pace, asked_rest
 from tests.evals.conftest import fake_client
 
 ASK = [{"role": "user", "content": "hello there"}]
@@ -88,3 +91,138 @@ def test_a_call_whose_connection_was_closed_is_made_once_more(closed: int):
         with pytest.raises(httpx.ReadError):
             asyncio.run(work())
     assert len(calls) == 2
+
+
+# --- how fast
+
+
+class Clock:
+    """Time that passes only where somebody sleeps."""
+
+    def __init__(self):
+        self.now = 1000.0
+        self.slept: list[float] = []
+
+    async def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        wake = self.now + seconds
+        await asyncio.sleep(0)
+        self.now = max(self.now, wake)
+
+    def pace(self, rate: float | None = None) -> Pace:
+        return Pace(rate, clock=lambda: self.now, sleep=self.sleep)
+
+
+def timed(clock: Clock, client: Client, n: int, seen: list[float]) -> list[Answer]:
+    """The answers to `n` requests; when each was sent goes to `seen`."""
+    client.pace = clock.pace(rate=4)
+
+    async def note(_: httpx.Request) -> None:
+        seen.append(clock.now - 1000.0)
+
+    client._http.event_hooks["request"].append(note)
+
+    async def work():
+        async with client:
+            return await client.send_all([chat(ASK, max_tokens=2)] * n, concurrency=1)
+
+    return asyncio.run(work())
+
+
+def test_requests_keep_the_rate():
+    seen: list[float] = []
+    answers = timed(Clock(), fake_client(str.upper), 6, seen)
+    assert len(answers) == 6 and all(a.ok for a in answers)
+    assert seen == pytest.approx([0, 0.25, 0.5, 0.75, 1.0, 1.25, 1.5])  # the first asks for the model's name
+
+
+def test_the_rate_of_the_command_line_reaches_the_pace():
+    client = fake_client(str.upper, rate=5)
+    assert client.pace._gap == pytest.approx(0.2) and fake_client(str.upper).pace._gap == 0.0
+
+
+def test_without_a_rate_nothing_waits():
+    clock = Clock()
+    pace = clock.pace()
+
+    async def work():
+        for _ in range(50):
+            await pace.turn()
+
+    asyncio.run(work())
+    assert clock.slept == []
+
+
+def busy(times: int, headers: dict[str, str], calls: list[str]) -> httpx.MockTransport:
+    def answer(request: httpx.Request) -> httpx.Response:
+        calls.append(request.url.path)
+        if len(calls) <= times:
+            return httpx.Response(429, headers=headers, json={"error": {"message": "slower"}})
+        return httpx.Response(200, json={"choices": [{"text": "x"}], "data": [{"id": "m"}]})
+
+    return httpx.MockTransport(answer)
+
+
+@pytest.mark.parametrize(("asked", "rest"), [("7", 7.0), ("86400", LONGEST), ("0", 0.0), ("soon", 0.0)])
+def test_a_429_is_tried_again_after_the_rest_that_it_asks_for(
+    monkeypatch: pytest.MonkeyPatch, asked: str, rest: float
+):
+    clock, calls = Clock(), []
+    monkeypatch.setattr("evals.client._PAUSE", 0)
+
+    async def work():
+        transport = busy(2, {"retry-after": asked}, calls)
+        async with Client("http://fake", model="m", transport=transport) as client:
+            client.pace = clock.pace()
+            return await client.send(chat(ASK, max_tokens=2)), await client.call("GET", "/x"), client.retried
+
+    answer, response, retried = asyncio.run(work())
+    assert answer.ok and response.status_code == 200 and retried == 2 and len(calls) == 4
+    assert clock.slept == ([pytest.approx(rest)] * 2 if rest else [])
+
+
+def test_a_server_that_stays_busy_is_the_answer(monkeypatch: pytest.MonkeyPatch):
+    calls: list[str] = []
+    monkeypatch.setattr("evals.client._PAUSE", 0)
+
+    async def work():
+        async with Client("http://fake", model="m", retries=2, transport=busy(99, {}, calls)) as client:
+            return await client.send(chat(ASK, max_tokens=2)), await client.call("GET", "/x")
+
+    answer, response = asyncio.run(work())
+    assert answer.status == response.status_code == 429 and len(calls) == 6
+
+
+def test_a_rest_holds_those_who_already_wait_and_keeps_the_rate_behind_it():
+    clock = Clock()
+    pace, seen = clock.pace(rate=10), []
+
+    async def one(i: int) -> None:
+        await pace.turn()
+        seen.append(round(clock.now - 1000.0, 2))
+        if i == 0:
+            pace.heed(httpx.Response(429, headers={"retry-after": "5"}))
+
+    async def work():
+        await asyncio.gather(*(one(i) for i in range(4)))
+
+    asyncio.run(work())
+    assert seen[0] == 0.0 and min(seen[1:]) >= 5.0
+    assert all(b - a >= 0.09 for a, b in pairwise(seen[1:]))
+
+
+def test_only_429_makes_all_rest():
+    clock = Clock()
+    pace = clock.pace()
+    pace.heed(httpx.Response(503, headers={"retry-after": "5"}))
+    asyncio.run(pace.turn())
+    assert clock.slept == []
+
+
+def test_both_forms_of_retry_after_are_read():
+    now = datetime(2026, 1, 1, tzinfo=UTC)
+    assert asked_rest("3", now) == 3.0 and asked_rest("-3", now) == 0.0
+    assert asked_rest("Thu, 01 Jan 2026 00:00:30 GMT", now) == 30.0
+    assert asked_rest("Wed, 31 Dec 2025 00:00:00 GMT", now) == 0.0
+    assert asked_rest("Thu, 01 Jan 2026 00:00:30 -0000", now) == 30.0
+    assert asked_rest(None, now) is asked_rest("later", now) is None
