@@ -129,4 +129,4 @@ def subject(model: Path, data: str, split: str, threads: int, out: Path) -> None
     _write(out / "items.jsonl", items(data, split))
     _write(out / "targets.jsonl", targets(data, split, digests))
     click.echo(f"lethe eval demo --full {model} --items {out}/items.jsonl --targets-file {out}/targets.jsonl "
-               f"--artifacts {out}/artifacts --never FOLDER")  # fmt: skip
+               f"--artifacts {out}/artifacts --shown {SHOWN} --tag {TAG} --suite attacks --never FOLDER")  # fmt: skip

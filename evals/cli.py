@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from evals import cli_evasion, cli_judges, cli_local, cli_published, cli_reports, options
+from evals import cli_attacks, cli_evasion, cli_judges, cli_local, cli_published, cli_reports, options
 from evals.admin import Admin
 from evals.client import Client
 from evals.items import load_names, names_in
@@ -386,6 +386,7 @@ for command in (
     cli_local.demo,
     cli_local.detection,
     cli_local.conversations,
+    cli_attacks.attacks,
     cli_evasion.evasion,
     cli_judges.judges,
     *cli_reports.COMMANDS,

@@ -34,7 +34,7 @@ from guard.detection import Compiler, Encoder
     "suites",
     type=click.Choice((*demo_suite.SUITES, *demo_suite.MORE)),
     multiple=True,
-    help="Only these; may be repeated.  [default: all but methods and curves]",
+    help="Only these; may be repeated.  [default: all but methods, curves, attacks]",
 )
 @click.option(
     "--serve-option", "serve_options", multiple=True, help="Extra word for `lethe serve`; repeatable."
@@ -48,9 +48,27 @@ from guard.detection import Compiler, Encoder
 )
 @click.option("--n", type=click.IntRange(1), default=500, show_default=True, help="Requests of isolation.")
 @click.option(
-    "--sample", type=click.IntRange(1), help="Questions of each split and phrasing, in methods and curves."
+    "--sample",
+    type=click.IntRange(1),
+    help="Questions of each split and phrasing, in methods, curves, attacks.",
 )
 @click.option("--others", type=click.IntRange(0), help="The same, of those about anything but the targets.")
+@click.option(
+    "--artifacts",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=demo_suite.ARTIFACTS,
+    show_default=True,
+    help="Folders of what the methods' rungs name.",
+)
+@click.option(
+    "--shown", default="demo-methods", show_default=True, help="The target whose rungs are measured."
+)
+@click.option("--tag", default="demo", show_default=True, help="The targets that they are laid on.")
+@click.option(
+    "--journal",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="A folder for what attacks were told, so that a stopped run of them goes on.",
+)
 @options.common_options("demo")
 def demo(
     items_path: Path,
@@ -63,6 +81,10 @@ def demo(
     n: int,
     sample: int | None,
     others: int | None,
+    artifacts: Path,
+    shown: str,
+    tag: str,
+    journal: Path | None,
     seed: int,
     out: Path,
     rows: bool,
@@ -85,6 +107,10 @@ def demo(
         n,
         sample=sample,
         others=others,
+        artifacts=artifacts,
+        shown=shown,
+        tag=tag,
+        journal=journal,
     )
     reports = options.drive(demo_suite.run(items, names_in(items), plan))
     options.finish_many(reports, out, rows=rows, items_path=items_path)

@@ -6,6 +6,7 @@ import json
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from evals.client import Client
 from evals.subjects import Endpoint, Guarded, Kept, Subject
@@ -27,15 +28,15 @@ class Opening:
     ) -> Subject:
         client = await self.stack.enter_async_context(Client(url, key))
         found = kind(client, await client.model(), concurrency=self.concurrency, lenient=lenient)
-        return self.keep(found, url, found.name, kind.__name__)
+        return keep(found, self.journal, url, found.name, kind.__name__)
 
     def local(self, model: Path, adapter: Path | None = None) -> Subject:
         from evals.local import Local
 
         found = Local.load(model, adapter)
         if self.journal is None:
-            return found
-        return self.keep(found, *(weights_digest(folder) for folder in (model, adapter) if folder))
+            return found  # without reading all weights for their digest
+        return keep(found, self.journal, *(weights_digest(folder) for folder in (model, adapter) if folder))
 
     async def either(
         self,
@@ -52,9 +53,10 @@ class Opening:
             return self.local(model, adapter)
         return None if url is None else await self.endpoint(url, key, kind, lenient=lenient)
 
-    def keep(self, subject: Subject, *about: str) -> Subject:
-        """The same subject, whose answers are kept as those of what `about` says."""
-        return subject if self.journal is None else Kept(subject, self.journal / TOLD, json.dumps(about))
+
+def keep(subject: Subject, journal: Path | None, *about: Any) -> Subject:
+    """The same subject, whose answers are kept in the folder `journal` as those of what `about` says."""
+    return subject if journal is None else Kept(subject, journal / TOLD, json.dumps(about))
 
 
 def measured_by(admin_key: str | None) -> type[Endpoint]:

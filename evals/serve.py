@@ -7,6 +7,7 @@ are children that outlive a killed parent, so it is the group that is ended.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -25,7 +26,7 @@ from evals.client import ClientError
 
 # What makes a guarded and a bare server comparable on a CPU with two cores.
 ENGINE_ARGS = (
-    "--dtype", "float32", "--enforce-eager", "--block-size", "32", "--max-model-len", "4096",
+    "--dtype", "float32", "--enforce-eager", "--block-size", "32",
     "--enable-auto-tool-choice", "--tool-call-parser", "hermes",
 )  # fmt: skip
 ENGINE_ENV = {
@@ -36,6 +37,7 @@ ENGINE_ENV = {
     "OMP_NUM_THREADS": "1",
     "HF_HUB_OFFLINE": "1",
 }
+_LONGEST = 4_096  # tokens of a prompt with its answer, unless the model takes fewer
 _LOG_TAIL = 2_000
 
 
@@ -53,6 +55,12 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+def engine_args(model: str) -> tuple[str, ...]:
+    config = Path(model) / "config.json"
+    most = json.loads(config.read_text()).get("max_position_embeddings") if config.is_file() else None
+    return (*ENGINE_ARGS, "--max-model-len", str(min(_LONGEST, most or _LONGEST)))
 
 
 def bare_command(model: str, port: int, args: Sequence[str], *, name: str) -> list[str]:
@@ -121,14 +129,16 @@ def bare(
     log: Path,
     *,
     name: str = "demo",
-    args: Sequence[str] = ENGINE_ARGS,
+    args: Sequence[str] | None = None,
     env: Mapping[str, str] = ENGINE_ENV,
     timeout: float = 600.0,
 ) -> Iterator[Running]:
     """vLLM's own server on `model`."""
     port = free_port()
     url = f"http://127.0.0.1:{port}"
-    with _serving(bare_command(model, port, args, name=name), env, f"{url}/health", log, timeout):
+    with _serving(
+        bare_command(model, port, args or engine_args(model), name=name), env, f"{url}/health", log, timeout
+    ):
         yield Running(url, None, log)
 
 
@@ -140,7 +150,7 @@ def guarded(
     *,
     name: str = "demo",
     options: Sequence[str] = (),
-    args: Sequence[str] = ENGINE_ARGS,
+    args: Sequence[str] | None = None,
     env: Mapping[str, str] = ENGINE_ENV,
     timeout: float = 600.0,
 ) -> Iterator[Running]:
@@ -148,6 +158,6 @@ def guarded(
     port, key = free_port(), secrets.token_hex(16)
     url = f"http://127.0.0.1:{port}"
     own = {**env, "LETHE_ADMIN_KEY": key, "LETHE_DATA_DIR": str(data_dir)}
-    command = lethe_command(model, port, args, name=name, options=options)
+    command = lethe_command(model, port, args or engine_args(model), name=name, options=options)
     with _serving(command, own, f"{url}/readyz", log, timeout):
         yield Running(url, key, log)

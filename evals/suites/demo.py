@@ -9,8 +9,10 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from contextlib import AsyncExitStack, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -18,12 +20,14 @@ from evals import serve
 from evals.admin import Admin
 from evals.client import Client
 from evals.items import Item
+from evals.opening import keep
 from evals.report import Report
-from evals.suites import isolation, methods, parity, swap, targets
+from evals.subjects import Endpoint, Subject
+from evals.suites import attack_report, attacks, isolation, methods, parity, swap, targets
 from guard.artifacts import ArtifactStore
 
 SUITES = ("targets", "isolation", "parity", "swap")
-MORE = ("methods", "curves")  # only when asked for: they take as long as all others together
+MORE = ("methods", "curves", "attacks")  # only when asked for: they take as long as all others together
 ARTIFACTS = Path("demo/artifacts")
 ADAPTERS = {"LETHE_ADAPTERS_SLOTS": "4"}
 
@@ -43,11 +47,15 @@ class Plan:
     concurrency: int = 8
     sample: int | None = None
     others: int | None = None
+    artifacts: Path = ARTIFACTS
+    shown: str = "demo-methods"
+    tag: str = "demo"
+    journal: Path | None = None
 
 
-def _bring_artifacts(data_dir: Path) -> None:
-    """Put the demo's artifacts where the guarded server will find them."""
-    for folder in sorted(ARTIFACTS.glob("*/")):
+def _bring_artifacts(artifacts: Path, data_dir: Path) -> None:
+    """Put the artifacts where the guarded server will find them."""
+    for folder in sorted(artifacts.glob("*/")):
         ArtifactStore(data_dir / "artifacts").add(folder)
 
 
@@ -57,6 +65,42 @@ async def _prepare(guarded: serve.Running, plan: Plan) -> None:
     async with Client(guarded.base_url, guarded.admin_key) as client:
         made = await Admin(client).import_targets(plan.target_file.read_text(encoding="utf-8"))
     click.echo(f"imported targets: {made}", err=True)
+
+
+def _methods(plan: Plan) -> methods.Plan:
+    return methods.Plan(
+        shown=plan.shown, tag=plan.tag, sample=plan.sample, others=plan.others, concurrency=plan.concurrency,
+        seed=plan.seed,
+    )  # fmt: skip
+
+
+async def _attacks(items: Sequence[Item], clients: dict[str, Client], plan: Plan) -> Report:
+    """On the registered targets as they are, and on every method by itself."""
+    asked = attacks.Plan(attacks.chosen(), seed=plan.seed)
+    if plan.sample is not None:
+        asked = replace(
+            asked, sample=plan.sample, benign=plan.others if plan.others is not None else asked.benign
+        )
+    admin = Admin(clients["guarded"])
+    team = attacks.RedTeam(items, await admin.targets(plan.tag), asked)
+
+    about = [plan.full, plan.never, plan.target_file.read_text(encoding="utf-8") if plan.target_file else ""]
+
+    def subject(name: str, rung: dict[str, Any] | None = None) -> Subject:
+        asked = Endpoint(clients[name], name, concurrency=plan.concurrency, lenient=True)
+        return keep(asked, plan.journal, *about, name, rung)
+
+    for name in ("unguarded", "never", "guarded"):
+        await team.ask(name, subject(name))
+    await attacks.on_methods(team, items, admin, _methods(plan), partial(subject, "guarded"))
+    report = attack_report.build(team.found, asked)
+    report.params = {
+        "attacks": list(asked.attacks),
+        "sample": asked.sample,
+        "benign": asked.benign,
+        "limit": asked.limit,
+    }
+    return report
 
 
 async def _run(
@@ -76,13 +120,11 @@ async def _run(
             options = {"seed": plan.seed, "concurrency": plan.concurrency}
             reports.append(await targets.run(items, names, clients, **options))
         if "methods" in plan.suites:
-            wanted = methods.Plan(
-                sample=plan.sample, others=plan.others, concurrency=plan.concurrency, seed=plan.seed
-            )
-            reports.append(await methods.run(items, names, clients, Admin(guarded), wanted))
+            reports.append(await methods.run(items, names, clients, Admin(guarded), _methods(plan)))
         if "curves" in plan.suites:
-            wanted = methods.Plan(sample=plan.sample, concurrency=plan.concurrency, seed=plan.seed)
-            reports.append(await methods.run_curves(items, names, clients, Admin(guarded), wanted))
+            reports.append(await methods.run_curves(items, names, clients, Admin(guarded), _methods(plan)))
+        if "attacks" in plan.suites:
+            reports.append(await _attacks(items, clients, plan))
         if "isolation" in plan.suites:
             report = await isolation.run(items, guarded, bare, admin=Admin(guarded), n=plan.n, seed=plan.seed)
             reports.append(report)
@@ -104,7 +146,7 @@ async def run(items: Sequence[Item], names: Sequence[str], plan: Plan) -> list[R
         logs, env = plan.logs, serve.ENGINE_ENV
         if set(MORE) & set(plan.suites):
             env = {**env, **ADAPTERS}
-            _bring_artifacts(data_dir)
+            _bring_artifacts(plan.artifacts, data_dir)
         servers = {
             "guarded": stack.enter_context(
                 serve.guarded(plan.full, logs / "guarded.log", data_dir, options=plan.options, env=env)

@@ -1,0 +1,104 @@
+"""`attacks`: the red team in one command."""
+
+from __future__ import annotations
+
+import json
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import click
+
+from evals import options
+from evals.items import fingerprint
+from evals.opening import Opening
+from evals.report import Report
+from evals.suites import attack_report
+from evals.suites import attacks as suite
+from evals.suites.targets import GUARDED, NEVER, UNGUARDED
+
+_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+
+
+@click.command()
+@click.option("--base-url", help="The endpoint that is measured.")
+@options.key_option
+@click.option("--model", type=_FOLDER, help="Instead: a model in this process.")
+@click.option("--adapter", type=_FOLDER, help="A LoRA adapter on it.")
+@click.option("--base-only-url", help="The same model unguarded: the control of every attack.")
+@click.option("--base-only-model", type=_FOLDER, help="Such a model in this process.")
+@click.option("--reference-url", help="A server with a model that never learned the targets.")
+@click.option("--reference-model", type=_FOLDER, help="Such a model in this process.")
+@options.items_option()
+@click.option(
+    "--targets-file", type=_FILE, help="Targets, JSON lines: their aliases and descriptions are used."
+)
+@click.option(
+    "--attack", "names", multiple=True, help="Only this, or all whose names begin with it and a colon."
+)
+@click.option("--templates", type=_FILE, help="Jailbreaks, one a line, with {question} in each.")
+@click.option(
+    "--sample", type=click.IntRange(2), default=40, show_default=True, help="Questions about targets."
+)
+@click.option("--benign", type=click.IntRange(0), default=10, show_default=True, help="Of each other split.")
+@click.option("--limit", type=click.FloatRange(0, 1), default=suite.LIMIT, show_default=True,
+              help="What may be told beyond the never-learned model.")  # fmt: skip
+@click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True)
+@click.option("--journal", type=click.Path(file_okay=False, path_type=Path),
+              help="A folder for what was told: a stopped run goes on. One for each state of the targets.")  # fmt: skip
+@options.check_option
+@options.common_options("attacks")
+def attacks(
+    base_url: str | None,
+    key: str | None,
+    model: Path | None,
+    adapter: Path | None,
+    base_only_url: str | None,
+    base_only_model: Path | None,
+    reference_url: str | None,
+    reference_model: Path | None,
+    items_path: Path,
+    targets_file: Path | None,
+    names: tuple[str, ...],
+    templates: Path | None,
+    sample: int,
+    benign: int,
+    limit: float,
+    concurrency: int,
+    journal: Path | None,
+    check: bool,
+    seed: int,
+    out: Path,
+    rows: bool,
+) -> None:
+    """A red team: what gets out of a guarded server, attack by attack, and which fault of the guard that shows.
+
+    \b
+    Example:
+      python -m evals attacks --base-url http://127.0.0.1:8000 --key $LETHE_KEY \\
+        --base-only-url http://127.0.0.1:8002 --reference-url http://127.0.0.1:8001
+    """
+    if (base_url is None) == (model is None):
+        raise click.UsageError("Give --base-url, or --model for one in this process.")
+    items = options.read_items(items_path)
+    lines = targets_file.read_text(encoding="utf-8").splitlines() if targets_file else []
+
+    async def work() -> Report:
+        plan = suite.Plan(suite.chosen(names, templates), sample, benign, seed, limit)
+        team = suite.RedTeam(items, [json.loads(line) for line in lines if line.strip()], plan)
+        async with AsyncExitStack() as stack:
+            opening = Opening(stack, concurrency, journal)
+            subjects = {
+                UNGUARDED: await opening.either(base_only_url, None, base_only_model, lenient=True),
+                NEVER: await opening.either(reference_url, None, reference_model, lenient=True),
+                GUARDED: await opening.either(base_url, key, model, adapter, lenient=True),
+            }
+            for system, subject in subjects.items():
+                if subject is not None:
+                    await team.ask(system, subject)
+        report = attack_report.build(team.found, plan)
+        report.params = {"attacks": list(plan.attacks), "sample": sample, "benign": benign, "limit": limit}
+        report.inputs = {"targets": fingerprint(targets_file)} if targets_file else {}
+        return report
+
+    options.finish(options.drive(work()), out, rows=rows, items_path=items_path, check=check)
