@@ -41,6 +41,9 @@ class Local:
     async def likelihoods(self, asked: Sequence[tuple[Ask, str]]) -> list[list[float]]:
         return await asyncio.to_thread(self._weigh, asked)
 
+    async def ranks(self, asked: Sequence[tuple[Ask, str]]) -> list[list[int]]:
+        return await asyncio.to_thread(self._rank, asked)
+
     async def standings(self, texts: Sequence[str]) -> list[list[float]]:
         return await asyncio.to_thread(self._stand, texts)
 
@@ -88,6 +91,12 @@ class Local:
         found: dict[int, list[float]] = {}
         for i, logs, own in self._foretold(asked):
             found[i] = logs.gather(1, own)[:, 0].tolist()
+        return [found[i] for i in range(len(asked))]
+
+    def _rank(self, asked: Sequence[tuple[Ask, str]]) -> list[list[int]]:
+        found: dict[int, list[int]] = {}
+        for i, logs, own in self._foretold(asked):
+            found[i] = ((logs > logs.gather(1, own)).sum(dim=-1) + 1).tolist()
         return [found[i] for i in range(len(asked))]
 
     def _stand(self, texts: Sequence[str]) -> list[list[float]]:

@@ -81,6 +81,14 @@ class Subject(Protocol):
         """
         ...
 
+    async def ranks(self, asked: Sequence[tuple[Ask, str]]) -> list[list[int]]:
+        """For each text behind its prompt the place of each token among all by their likelihood there: 1 is first.
+
+        Raises:
+            NotTold, ClientError
+        """
+        ...
+
     async def standings(self, texts: Sequence[str]) -> list[list[float]]:
         """For each token of each text that something foretells, by how many standard deviations its log-likelihood lies
         above the mean of all tokens' there, both under the model's own distribution (Min-K%++, arXiv 2404.02936).
@@ -136,6 +144,13 @@ class Endpoint:
         model = await self._client.model()
         return await together(asked, lambda one: self._told(model, *one), self._limit)
 
+    async def ranks(self, asked: Sequence[tuple[Ask, str]]) -> list[list[int]]:
+        model = await self._client.model()
+        told = await together(asked, lambda one: self._weighed(model, *one), self._limit)
+        if any("rank" not in token for tokens in told for token in tokens):
+            raise NotTold(f"{self.name} tells no ranks of given texts' tokens")
+        return [[token["rank"] for token in tokens] for tokens in told]
+
     async def posts(self, asked: Sequence[Post]) -> list[dict[str, Any]]:
         model = await self._client.model()
         return await together(asked, lambda post: self._posted(model, post), self._limit)
@@ -177,6 +192,9 @@ class Endpoint:
         return found
 
     async def _told(self, model: str, ask: Ask, text: str) -> list[float]:
+        return [token["logprob"] for token in await self._weighed(model, ask, text)]
+
+    async def _weighed(self, model: str, ask: Ask, text: str) -> list[dict[str, Any]]:
         counted = await self._tokens(model, text, special=False)
         body = {"model": model, "prompt_logprobs": 0, "max_tokens": 1}
         if ask.turns:
@@ -193,13 +211,14 @@ class Endpoint:
         if not told:
             raise Withheld(f"{self.name} withholds likelihoods of given texts")
         tokens = told[-counted["count"] :]
-        return [
-            next(iter(token.values()))["logprob"] for token in tokens if token
-        ]  # nothing foretells the first
+        return [next(iter(token.values())) for token in tokens if token]  # nothing foretells the first
 
 
 class Guarded(Endpoint):
     """A Lethe server whose admin API tells likelihoods under exactly the edits that a generation would get."""
+
+    async def ranks(self, asked: Sequence[tuple[Ask, str]]) -> list[list[int]]:
+        raise NotTold("the admin API tells likelihoods, and no ranks")
 
     async def _told(self, model: str, ask: Ask, text: str) -> list[float]:
         if ask.begun:
@@ -249,6 +268,10 @@ class Kept:
 
     async def posts(self, asked: Sequence[Post]) -> list[dict[str, Any]]:
         return await self._all([_key(self._about, "post", one) for one in asked], asked, self._subject.posts)
+
+    async def ranks(self, asked: Sequence[tuple[Ask, str]]) -> list[list[int]]:
+        keys = [_key(self._about, "rank", ask, text) for ask, text in asked]
+        return await self._all(keys, asked, self._subject.ranks)
 
     async def standings(self, texts: Sequence[str]) -> list[list[float]]:
         return await self._all(

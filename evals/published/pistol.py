@@ -46,7 +46,8 @@ class Pistol(Benchmark):
         check(rows, f"PISTOL's {name}", "question", "answer", "edge")
         forgotten = {edge.strip() for edge in edges.split(",")}
         if missing := forgotten - {row["edge"] for row in rows}:
-            raise ItemError(f"PISTOL's {name} has no contract {', '.join(sorted(missing))}")
+            known = ", ".join(dict.fromkeys(row["edge"] for row in rows))
+            raise ItemError(f"PISTOL's {name} has no contract {', '.join(sorted(missing))}; it has {known}")
         kept = [row for row in rows if row["edge"] not in forgotten]
         found = {"forgotten": [row for row in rows if row["edge"] in forgotten], "all others": kept}
         if contracts == 1:

@@ -34,8 +34,8 @@ class Told:
 
     name, ends = "told", False
 
-    def __init__(self, say=lambda _: "", weigh=None, stand=None, recite=None):
-        self.say, self.weigh, self.stand, self.recite = say, weigh, stand, recite
+    def __init__(self, say=lambda _: "", weigh=None, stand=None, recite=None, place=None):
+        self.say, self.weigh, self.stand, self.recite, self.place = say, weigh, stand, recite, place
         self.asked, self.weighed = [], []
 
     async def answers(self, asked, tokens, stop=()):
@@ -45,6 +45,9 @@ class Told:
     async def likelihoods(self, asked):
         self.weighed += asked
         return [[LN(self._or_not(self.weigh, text)(text))] * 2 for _, text in asked]
+
+    async def ranks(self, asked):
+        return [self._or_not(self.place, text)(text) for _, text in asked]
 
     async def standings(self, texts):
         return [self._or_not(self.stand, text)(text) for text in texts]
@@ -372,7 +375,12 @@ OWN = {"extractor": "", "embedder": "", "nli": ""}
 
 
 def knowundo(source, **more):
-    return KnowUnDo(source, None, 0, **{"domain": "privacy", "chat": False, "tokens": 5, **OWN, **more})
+    return KnowUnDo(
+        source,
+        None,
+        0,
+        **{"domain": "privacy", "instructed": True, "chat": False, "tokens": 5, **OWN, **more},
+    )
 
 
 def test_knowundos_rates_are_what_the_published_code_computes(private):
@@ -396,7 +404,7 @@ def test_knowundos_rates_are_what_the_published_code_computes(private):
     subject = Told(lambda ask: said[ask.text])
     found = measured(suite, subject)
     # of ada lives in rome: in, rome (lives is in the question); of ada is a poet: a, poet, but it contradicts
-    assert [row["share"] for row in found.rows] == [0.5, 0.5, 0.5, 0.5]
+    assert [row["share"] for row in found.rows if "share" in row] == [0.5, 0.5, 0.5, 0.5]
     assert found.of("forget", "KFR") == [0.0, 1.0] and found.of("retain", "KRR") == [1.0, 0.0]
     assert found.of("forget", "ROUGE-1") == [0.75, 0.5] and found.of("forget", "ROUGE-L") == [0.5, 0.5]
     assert seen[0] == ("In rome she lives", "Ada lives in Rome.") and seen[2] == seen[0][::-1]
@@ -443,6 +451,27 @@ def test_without_its_judges_knowundo_measures_recall_alone(private):
     (folder / "unlearn_val.json").write_text('[{"text": "q"}]')
     with pytest.raises(ItemError, match="unlearn files must have text and labels"):
         knowundo(source)
+    with pytest.raises(ItemError, match="no music"):
+        knowundo(source, domain="music")
+
+
+def test_knowundo_reads_the_published_answers(private):
+    source, _ = private
+    suite = knowundo(source)
+    subject = Told(weigh=lambda text: 0.5 if "Rome" in text else 0.25, place=lambda text: [1, 1, 3, 1])
+    found = measured(suite, subject)
+    ask, text = subject.weighed[0]
+    assert text == "\n\nAda lives in Rome." and ask.text.startswith("You are a privacy-sensitive assistant.")
+    assert ask.text.endswith("the following request:\nwhere lives ada ?")
+    assert found.of("forget, read", "loss") == [pytest.approx(LN(2)), pytest.approx(LN(4))]
+    assert found.of("retain, read", "accuracy") == [0.75, 0.75]
+    assert reported(suite, found).tables[1]["rows"][0][2]["mean"] == 0.75
+    suite = knowundo(source, instructed=False)
+    subject = Told(weigh=lambda _: 0.5)
+    report = reported(suite, measured(suite, subject))
+    assert subject.weighed[0][0].text == "where lives ada ?"
+    assert report.tables[1]["rows"][0][2] == "not measured: it keeps them to itself"
+    assert report.tables[1]["rows"][0][3]["mean"] == pytest.approx(LN(2))
 
 
 def test_entities_are_what_the_endpoint_lists():

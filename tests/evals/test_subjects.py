@@ -263,3 +263,28 @@ def test_standings_and_recitals_are_kept(tmp_path):
         assert asyncio.run(kept.standings(["x", "y"])) == [[0.5]] * 2
         assert asyncio.run(kept.recitals(["x"], 3)) == [[[3], []]]
     assert once.asked == 2
+
+
+def test_ranks_are_those_of_the_prompts_tokens():
+    def ranked(path, body):
+        status, reply = likelihoods(path, body)
+        for token in reply.get("choices", [{}])[0].get("prompt_logprobs", ()):
+            if token and "unranked" not in body["prompt"]:
+                token["5"]["rank"] = int(-token["5"]["logprob"])
+        return status, reply
+
+    run, _ = served(ranked)
+    assert run(lambda s: s.ranks([(Ask(text="It is "), "in Rome")])) == [[2, 3]]
+    with pytest.raises(NotTold, match="tells no ranks"):
+        run(lambda s: s.ranks([(Ask(text="It is "), "in unranked Rome")]))
+    run, _ = served(lambda *_: (200, {"logprobs": [-0.5]}), Guarded)
+    with pytest.raises(NotTold, match="no ranks"):
+        run(lambda s: s.ranks([(ASK, "Rome")]))
+
+
+def test_the_likeliest_token_has_rank_one(tmp_path):
+    sure = Sure()
+    sure_of = Local(sure, lambda text, **_: sure(text), "sure")
+    kept = Kept(sure_of, tmp_path / "s.jsonl", "a")
+    for _ in range(2):
+        assert asyncio.run(kept.ranks([(Ask(), "2013"), (Ask(text="1"), "10")])) == [[1, 2, 3], [2, 1]]
