@@ -12,8 +12,10 @@ from click.testing import CliRunner
 from evals.cli import main
 from evals.html import page
 from evals.items import ItemError, load_items, names_in
+from evals.limits import Limit, figures_of, find
+from evals.published.base import Measured
 from evals.report import SCHEMA, Report, as_cell, as_text, command_line, read, write_json
-from evals.suites.compare import compare
+from evals.suites.compare import compare, compare_all
 from guard.metrics.bootstrap import mean_interval
 
 
@@ -149,8 +151,168 @@ def test_compare_refuses_what_it_cannot_pair(tmp_path: Path):
     assert "in common" in result.output
 
 
+def test_compare_takes_rows_of_published_benchmarks_and_leaves_out_what_is_no_number():
+    def published(shift: float) -> dict:
+        found = Measured()
+        for i in range(4):
+            scores = {"recall": i / 10 + shift, "probability": None, "per token": [1.0], "nan": float("nan")}
+            found.add(f"forget.{i}", "forget", scores)
+        found.add("retain.0", "retain", {})
+        report = Report("tofu")
+        report.rows = found.rows
+        return report.as_dict()
+
+    report = compare(published(0.0), published(0.25))
+    assert [line[:3] for line in report.tables[0]["rows"]] == [["forget", "recall", 4]]
+    assert report.results["differences"]["forget"]["recall"]["mean"] == pytest.approx(0.25)
+
+
+def test_compare_refuses_two_rows_of_one_id():
+    data = make({"a": 0.0})
+    with pytest.raises(ItemError, match="two rows with the id 'a'"):
+        compare(data | {"rows": data["rows"] * 2}, data)
+
+
+def test_files_of_several_reports_are_compared_suite_by_suite():
+    first = [make({"a": 0.0}), make({"a": 0.5}, "tofu"), make({"a": 0.0}, "swap")]
+    second = [make({"a": 0.9}, "tofu"), make({"a": 0.1}), make({"b": 0.0}, "swap")]
+    report = compare_all(first, second)
+    found = {suite: one["forget"]["rouge"]["mean"] for suite, one in report.results["differences"].items()}
+    assert found == {"targets": pytest.approx(0.1), "tofu": pytest.approx(0.4)} and report.n == 2
+    assert list(report.results["not_compared"]) == ["swap"]
+    with pytest.raises(ItemError, match="no two reports"):
+        compare_all(first, second[2:] * 2)
+
+
+# --- limits
+
+
 @pytest.mark.parametrize(
-    "command", [[], ["targets"], ["isolation"], ["parity"], ["swap"], ["demo"], ["compare"]]
+    ("limit", "figure", "holds"),
+    [
+        ("a<=0.1", 0.1, True),
+        ("a<=0.1", 0.11, False),
+        ("a>=-1e-1", -0.1, True),
+        ("a >= +0.2", 0.1, False),
+        ("a<=0.1", {"low": 0.0, "high": 0.1}, True),
+        ("a<=0.1", {"low": 0.11, "high": 0.2}, False),
+        ("a<=0.1", {"low": 0.05, "high": 0.2}, None),
+        ("a>=0.1", {"low": 0.1, "high": 0.2}, True),
+        ("a>=0.1", {"low": 0.0, "high": 0.05}, False),
+        ("a>=0.1", {"low": 0.0, "high": 0.2}, None),
+    ],
+)
+def test_limits_hold_are_broken_or_cannot_be_told(limit: str, figure: float | dict, holds: bool | None):
+    assert Limit.parse(limit).holds(figure) is holds
+
+
+@pytest.mark.parametrize("text", ["a", "a<0.1", "<=1", "a<=x", "a<=", "a<=1 and more", "a==1"])
+def test_what_is_no_limit_is_refused(text: str):
+    with pytest.raises(ItemError, match="is no limit"):
+        Limit.parse(text)
+
+
+def test_figures_are_named_by_result_table_and_rows():
+    report = Report("tofu", n=3)
+    report.results = {
+        "geometric": {"model.utility": {"mean": 0.5, "low": 0.4, "high": 0.6}, "p": "not measured: x"}
+    }
+    report.table("Sets", ["set", "metric", "value", "twice", "twice"], [["forget", "rouge", 0.25, 1, 2]])
+    report.rows = [{"id": str(i), "split": "forget", "scores": {"a.b": i}} for i in (0, 1)]
+    figures = figures_of([report.as_dict()])
+    assert find(figures, "results.geometric.model.utility")["high"] == 0.6
+    assert find(figures, "results.geometric.model.utility.low") == 0.4
+    assert find(figures, "Sets.forget, rouge.value") == 0.25
+    assert find(figures, "forget.a.b")["mean"] == 0.5 and find(figures, "forget.a.b.n") == 2
+    assert find(figures_of([report.as_dict(), make({"a": 1.0})]), "tofu.n") == 3
+    for name, said in (
+        ("Sets.forget, rouge.twice", "no figure is named"),
+        ("results.geometric.p", "is no figure but 'not measured: x'"),
+        ("results.geometric", "is no figure"),
+        ("forget.ab", r"is it 'forget\.a\.b'\?"),
+    ):
+        with pytest.raises(ItemError, match=said):
+            find(figures, name)
+
+
+def compared(tmp_path: Path, *words: str, shift: float = 0.1) -> tuple[int, str]:
+    """Exit code and output of comparing six rows with the same ones that score `shift` more, give or take."""
+    scores = {name: i / 10 for i, name in enumerate("abcdef")}
+    noise = dict(zip(scores, (-0.05, 0.05) * 3, strict=True))
+    write_json(tmp_path / "a.json", make(scores))
+    write_json(
+        tmp_path / "b.json", make({name: value + shift + noise[name] for name, value in scores.items()})
+    )
+    files = [str(tmp_path / f"{name}.json") for name in "ab"]
+    result = CliRunner().invoke(main, ["compare", *files, "--out", str(tmp_path / "c.json"), *words])
+    return result.exit_code, result.output
+
+
+@pytest.mark.parametrize(
+    ("limit", "code", "mark"),
+    [
+        ("forget.rouge<=0.02", 1, "FAIL"),  # worse for certain
+        ("forget.rouge<=0.1", 0, "not judged"),  # the interval lies on both sides
+        ("forget.rouge<=0.3", 0, "pass"),
+        ("forget.rouge>=-0.02", 0, "pass"),  # where more is better
+        ("forget.rouge>=0.2", 1, "FAIL"),
+        ("forget.rouge.mean<=0.09", 1, "FAIL"),
+    ],
+)
+def test_compare_ends_with_1_where_the_second_is_worse_for_certain(
+    tmp_path: Path, limit: str, code: int, mark: str
+):
+    found, output = compared(tmp_path, "--limit", limit)
+    assert (found, f"{mark}: {limit.split('<')[0].split('>')[0]} = " in output) == (code, True), output
+    report = json.loads((tmp_path / "c.json").read_text())
+    assert report["passed"] is {"FAIL": False, "pass": True, "not judged": None}[mark]
+
+
+def test_strict_limits_fail_where_it_cannot_be_told(tmp_path: Path):
+    assert compared(tmp_path, "--limit", "forget.rouge<=0.1", "--strict")[0] == 1
+    assert compared(tmp_path, "--limit", "forget.rouge<=0.3", "--strict")[0] == 0
+
+
+def test_a_limit_on_nothing_is_a_failure_and_a_broken_one_wrong_usage(tmp_path: Path):
+    code, output = compared(tmp_path, "--limit", "forget.ruoge<=0.1")
+    assert code == 1 and "is it 'forget.rouge'?" in output
+    assert compared(tmp_path, "--limit", "forget.rouge")[0] == 2
+
+
+def checked(tmp_path: Path, report: dict, *words: str) -> tuple[int, str]:
+    write_json(tmp_path / "r.json", report)
+    result = CliRunner().invoke(main, ["check", str(tmp_path / "r.json"), *words])
+    return result.exit_code, result.output
+
+
+def test_check_judges_a_report_by_its_own_criteria_and_by_limits(tmp_path: Path):
+    data = make({"a": 0.1, "b": 0.3})
+    assert checked(tmp_path, data)[0] == 0
+    assert checked(tmp_path, data, "--limit", "forget.rouge<=0.3")[0] == 0
+    assert checked(tmp_path, data, "--limit", "forget.rouge<=0.3", "--limit", "n<=1")[0] == 1
+    code, output = checked(tmp_path, data, "--limit", "Table <1>.a.figure<=0.05")
+    assert code == 1 and "pass: mean" in output and "FAIL: Table <1>.a.figure = 0.200" in output
+    assert checked(tmp_path, data, "--limit", "Table <1>.b.figure<=0.05")[0] == 1, "a gap meets no limit"
+    failed = data | {"criteria": [{"name": "own", "value": 1, "limit": 0, "passed": False}]}
+    assert checked(tmp_path, failed)[0] == 1
+    assert "no criteria" in checked(tmp_path, data | {"criteria": []})[1]
+    assert checked(tmp_path, {"schema": 3})[0] == 1
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        [],
+        ["targets"],
+        ["isolation"],
+        ["parity"],
+        ["swap"],
+        ["demo"],
+        ["judges"],
+        ["compare"],
+        ["check"],
+        ["html"],
+    ],
 )
 def test_every_command_has_help_with_an_example(command: list[str]):
     result = CliRunner().invoke(main, [*command, "--help"])
