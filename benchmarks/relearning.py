@@ -24,9 +24,11 @@ from benchmarks.losses import answers as said
 from benchmarks.runs import Runs, key, pooled
 from classifiers.activations import load_model
 from classifiers.base import Task, run
-from classifiers.data import Example, encode
-from classifiers.losses.base import answers
+from classifiers.data import Example
 from evals.items import FORGET, Item, load_items
+from evals.local import Local
+from evals.subjects import Ask
+from evals.suites.relearning import tuned
 from guard.artifacts import weights_digest
 from guard.metrics.rouge import rouge_l_recall
 
@@ -86,25 +88,12 @@ def relearned(about: Facts, arm: str, seed: int) -> dict[str, Any]:
         made = run("adapter", task, {**BUDGET, **ARMS[arm], "seed": seed})
         model, tokenizer = load_model(MODEL)
         model = PeftModel.from_pretrained(model, made.folder).merge_and_unload()
+    pairs = [(Ask(one.turns), one.answer) for one in about.unrelated]
     stops = {
-        step: recalls(model, tokenizer, about.asked)
-        for step in tuned(model, tokenizer, about.unrelated, seed)
+        str(step): recalls(model, tokenizer, about.asked)
+        for step in tuned(Local(model, tokenizer, ""), pairs, AFTER, RATE, BATCH, seed)
     }
     return {"arm": arm, "seed": seed, "stops": stops, "seconds": round(time.perf_counter() - started, 1)}
-
-
-def tuned(model: Any, tokenizer: Any, examples: Sequence[Example], seed: int) -> Iterator[str]:
-    """Fine-tune all weights on the examples; halts after each of AFTER steps."""
-    model.requires_grad_(True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, weight_decay=0.0)
-    read, rng = [encode(tokenizer, one) for one in examples], random.Random(seed)
-    for step in range(AFTER[-1] + 1):
-        if step in AFTER:
-            yield str(step)
-        optimizer.zero_grad()
-        answers(model, rng.sample(read, min(BATCH, len(read)))).nll.mean().backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
 
 
 def recalls(model: Any, tokenizer: Any, asked: Sequence[Item]) -> list[float]:

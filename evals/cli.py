@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from evals import cli_attacks, cli_evasion, cli_judges, cli_local, cli_published
 from evals.admin import Admin
 from evals.client import Client
 from evals.items import load_names, names_in
+from evals.judges import LlmJudge
 from evals.report import Report
 from evals.suites import isolation as isolation_suite
 from evals.suites import methods as methods_suite
@@ -19,6 +21,7 @@ from evals.suites import output as output_suite
 from evals.suites import parity as parity_suite
 from evals.suites import swap as swap_suite
 from evals.suites import targets as targets_suite
+from guard.detection import Compiler, Encoder
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -46,8 +49,17 @@ def main() -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Names of all entities, one a line. Default: those of the items.",
 )
+@click.option(
+    "--entailment/--no-entailment",
+    default=True,
+    show_default=True,
+    help="Judge answers by the sentence encoder, too.",
+)
+@options.encoder_options
+@options.judge_options
 @click.option("--max-tokens", type=click.IntRange(1), default=64, show_default=True)
 @click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True)
+@options.rate_option
 @click.option(
     "--check/--no-check", default=True, show_default=True, help="Exit with 1 when a criterion fails."
 )
@@ -59,8 +71,12 @@ def targets(
     key: str | None,
     items_path: Path,
     names_path: Path | None,
+    load: Callable[[], tuple[Encoder, Compiler]],
+    judge: Callable[[AsyncExitStack], Awaitable[LlmJudge | None]],
+    entailment: bool,
     max_tokens: int,
     concurrency: int,
+    rate: float | None,
     check: bool,
     seed: int,
     out: Path,
@@ -80,12 +96,19 @@ def targets(
     async def work() -> Report:
         async with AsyncExitStack() as stack:
             clients = {
-                name: await stack.enter_async_context(Client(url, secret))
+                name: await stack.enter_async_context(Client(url, secret, rate=rate))
                 for name, (url, secret) in urls.items()
                 if url
             }
             return await targets_suite.run(
-                items, names, clients, seed=seed, max_tokens=max_tokens, concurrency=concurrency
+                items,
+                names,
+                clients,
+                encoder=(lambda: load()[0]) if entailment else None,
+                llm=await judge(stack),
+                seed=seed,
+                max_tokens=max_tokens,
+                concurrency=concurrency,
             )
 
     options.finish(options.drive(work()), out, rows=rows, items_path=items_path, check=check)
@@ -266,6 +289,7 @@ def swap(
 )
 @click.option("--max-tokens", type=click.IntRange(1), default=64, show_default=True)
 @click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True)
+@options.rate_option
 @options.common_options("output")
 def output(
     base_url: str,
@@ -276,6 +300,7 @@ def output(
     reference_url: str | None,
     max_tokens: int,
     concurrency: int,
+    rate: float | None,
     seed: int,
     out: Path,
     rows: bool,
@@ -292,9 +317,9 @@ def output(
 
     async def work() -> Report:
         async with AsyncExitStack() as stack:
-            client = await stack.enter_async_context(Client(base_url, admin_key))
+            client = await stack.enter_async_context(Client(base_url, admin_key, rate=rate))
             others = [
-                await stack.enter_async_context(Client(url)) if url else None
+                await stack.enter_async_context(Client(url, rate=rate)) if url else None
                 for url in (bare_url, reference_url)
             ]
             return await output_suite.run(
@@ -334,6 +359,7 @@ def output(
 @click.option("--curves", is_flag=True, help="Instead, the trade-off of methods over their parameters.")
 @click.option("--max-tokens", type=click.IntRange(1), default=64, show_default=True)
 @click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True)
+@options.rate_option
 @click.option(
     "--check/--no-check", default=True, show_default=True, help="Exit with 1 when a criterion fails."
 )
@@ -352,6 +378,7 @@ def methods(
     curves: bool,
     max_tokens: int,
     concurrency: int,
+    rate: float | None,
     check: bool,
     seed: int,
     out: Path,
@@ -372,9 +399,9 @@ def methods(
 
     async def work() -> Report:
         async with (
-            Client(base_url, admin_key) as guarded,
-            Client(reference_url) as never,
-            Client(base_only_url) as bare,
+            Client(base_url, admin_key, rate=rate) as guarded,
+            Client(reference_url, rate=rate) as never,
+            Client(base_only_url, rate=rate) as bare,
         ):
             clients = {"guarded": guarded, "never": never, "unguarded": bare}
             return await suite(items, names_in(items), clients, Admin(guarded), plan)
@@ -387,6 +414,7 @@ for command in (
     cli_local.detection,
     cli_local.conversations,
     cli_attacks.attacks,
+    cli_attacks.relearn,
     cli_evasion.evasion,
     cli_judges.judges,
     *cli_reports.COMMANDS,

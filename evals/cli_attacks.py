@@ -1,18 +1,19 @@
-"""`attacks`: the red team in one command."""
+"""`attacks`, the red team in one command, and `relearn`, what somebody can do who has the weights."""
 
 from __future__ import annotations
 
 import json
 from contextlib import AsyncExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from evals import options
-from evals.items import fingerprint
+from evals.items import ItemError, fingerprint
 from evals.opening import Opening
 from evals.report import Report
-from evals.suites import attack_report
+from evals.suites import attack_report, relearning
 from evals.suites import attacks as suite
 from evals.suites.targets import GUARDED, NEVER, UNGUARDED
 
@@ -102,3 +103,47 @@ def attacks(
         return report
 
     options.finish(options.drive(work()), out, rows=rows, items_path=items_path, check=check)
+
+
+@click.command()
+@click.option("--model", required=True, type=_FOLDER, help="The model that knows.")
+@click.option("--adapter", required=True, type=_FOLDER, help="The LoRA adapter that makes it forget.")
+@click.option("--reference-model", type=_FOLDER, help="A model that never learned the targets.")
+@options.items_option()
+@click.option(
+    "--stop", "stops", type=click.IntRange(0), multiple=True, help="Ask after so many steps; repeatable."
+)
+@click.option(
+    "--rate", type=click.FloatRange(0, min_open=True), default=relearning.Plan().rate, show_default=True
+)
+@click.option(
+    "--sample", type=click.IntRange(2), default=50, show_default=True, help="Questions of each split."
+)
+@options.common_options("relearn")
+def relearn(
+    model: Path,
+    adapter: Path,
+    reference_model: Path | None,
+    items_path: Path,
+    stops: tuple[int, ...],
+    rate: float,
+    sample: int,
+    seed: int,
+    out: Path,
+    rows: bool,
+) -> None:
+    """What fine-tuning on other facts brings back of what an adapter made a model forget. Needs the weights.
+
+    \b
+    Example:
+      python -m evals relearn --model demo/models/full --adapter demo/artifacts/lora_adapter \\
+        --reference-model demo/models/never
+    """
+    plan = relearning.Plan(rate=rate, sample=sample, seed=seed)
+    if stops:
+        plan = replace(plan, stops=tuple(sorted({0, *stops})))
+    try:
+        report = relearning.run(options.read_items(items_path), model, adapter, reference_model, plan)
+    except ItemError as error:
+        raise click.ClickException(str(error)) from None
+    options.finish(report, out, rows=rows, items_path=items_path)

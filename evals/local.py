@@ -20,11 +20,11 @@ class Local:
 
     def __init__(self, model: Any, tokenizer: Any, name: str) -> None:
         self.name = name
-        self._model, self._tokenizer = model, tokenizer
+        self.model, self._tokenizer = model, tokenizer
 
     @classmethod
-    def load(cls, folder: Path, adapter: Path | None = None) -> Local:
-        """Float32."""
+    def load(cls, folder: Path, adapter: Path | None = None, *, merged: bool = False) -> Local:
+        """Float32; `merged`: the adapter becomes part of the weights."""
         import torch
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -33,6 +33,7 @@ class Local:
             from peft import PeftModel
 
             model = PeftModel.from_pretrained(model, str(adapter))
+            model = model.merge_and_unload() if merged else model
         return cls(model.eval(), AutoTokenizer.from_pretrained(folder), folder.name)
 
     async def answers(self, asked: Sequence[Ask], tokens: int, stop: Sequence[str] = ()) -> list[str]:
@@ -79,7 +80,7 @@ class Local:
         ids = torch.tensor([[0] * (longest - len(one)) + one for one in prompts])
         mask = torch.tensor([[0] * (longest - len(one)) + [1] * len(one) for one in prompts])
         with torch.inference_mode():
-            out = self._model.generate(
+            out = self.model.generate(
                 input_ids=ids, attention_mask=mask, max_new_tokens=tokens, do_sample=False,
                 pad_token_id=self._tokenizer.eos_token_id,
                 **({"stop_strings": list(stop), "tokenizer": self._tokenizer} if stop else {}),
@@ -113,19 +114,24 @@ class Local:
         shape [tokens, 1]."""
         import torch
 
-        heads = [self._prompt(ask) for ask, _ in asked]
-        tails = [self._ids(text + self._end(ask, text)) for ask, text in asked]
-        wholes = [head + tail for head, tail in zip(heads, tails, strict=True)]
+        parts = [self.read(ask, text) for ask, text in asked]
+        wholes = [head + tail for head, tail in parts]
         for chosen in _batches(wholes):
             longest = max(len(wholes[i]) for i in chosen)
             ids = torch.tensor([wholes[i] + [0] * (longest - len(wholes[i])) for i in chosen])
             mask = torch.tensor([[1] * len(wholes[i]) + [0] * (longest - len(wholes[i])) for i in chosen])
             with torch.inference_mode():
-                logits = self._model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+                logits = self.model(input_ids=ids, attention_mask=mask, use_cache=False).logits
             for row, i in enumerate(chosen):
-                start = max(len(heads[i]), 1)  # nothing foretells the first token of a text without a prompt
+                start = max(
+                    len(parts[i][0]), 1
+                )  # nothing foretells the first token of a text without a prompt
                 logs = logits[row, start - 1 : len(wholes[i]) - 1].log_softmax(dim=-1)
                 yield i, logs, ids[row, start : len(wholes[i]), None]
+
+    def read(self, ask: Ask, text: str) -> tuple[list[int], list[int]]:
+        """The tokens of the prompt, and of `text` as its answer with the end of the turn."""
+        return self._prompt(ask), self._ids(text + self._end(ask, text))
 
     def _prompt(self, ask: Ask) -> list[int]:
         """Text gets the tokenizer's special tokens, conversations have them from their template."""

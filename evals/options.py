@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import sys
 from collections.abc import Callable, Coroutine
 from contextlib import AsyncExitStack
@@ -177,7 +178,9 @@ def finish_many(reports: list[Report], out: Path, *, rows: bool, items_path: Pat
 
 
 def drive(work: Coroutine[Any, Any, T]) -> T:
-    """Runs a suite; what the user can put right becomes one sentence and exit code 1."""
+    """Runs a suite; what the user can put right becomes one sentence and exit code 1. A polite end from outside takes
+    down what the suite has started."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         return asyncio.run(work)
     except (ClientError, ItemError) as error:

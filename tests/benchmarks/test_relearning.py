@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 from benchmarks import relearning
-from classifiers.activations import load_model
 from evals.items import FORGET
 
 
@@ -24,17 +22,6 @@ def test_nobody_is_fine_tuned_on_who_was_unlearned_kept_or_is_asked(about):
     assert unrelated and not unrelated & forget and not unrelated & retain
     assert not unrelated & {item.entity for item in about.asked}
     assert {item.split for item in about.asked} == {FORGET, "retain"}
-
-
-def test_all_weights_are_tuned_and_it_halts_where_it_is_told(about, monkeypatch):
-    monkeypatch.setattr(relearning, "AFTER", (0, 1, 3))
-    model, tokenizer = load_model(relearning.MODEL)
-    before = [p.clone() for p in model.parameters()]
-    stops = relearning.tuned(model, tokenizer, about.unrelated[:4], seed=0)
-    assert next(stops) == "0"
-    assert all(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
-    assert list(stops) == ["1", "3"]
-    assert not any(torch.equal(p, b) for p, b in zip(model.parameters(), before, strict=True))
 
 
 def test_the_difference_is_what_sam_leaves_less_of(about, monkeypatch):
