@@ -289,7 +289,6 @@ def swap(
 )
 @click.option("--max-tokens", type=click.IntRange(1), default=64, show_default=True)
 @click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True)
-@options.rate_option
 @options.common_options("output")
 def output(
     base_url: str,
@@ -300,7 +299,6 @@ def output(
     reference_url: str | None,
     max_tokens: int,
     concurrency: int,
-    rate: float | None,
     seed: int,
     out: Path,
     rows: bool,
@@ -317,9 +315,9 @@ def output(
 
     async def work() -> Report:
         async with AsyncExitStack() as stack:
-            client = await stack.enter_async_context(Client(base_url, admin_key, rate=rate))
+            client = await stack.enter_async_context(Client(base_url, admin_key))
             others = [
-                await stack.enter_async_context(Client(url, rate=rate)) if url else None
+                await stack.enter_async_context(Client(url)) if url else None
                 for url in (bare_url, reference_url)
             ]
             return await output_suite.run(
@@ -359,7 +357,6 @@ def output(
 @click.option("--curves", is_flag=True, help="Instead, the trade-off of methods over their parameters.")
 @click.option("--max-tokens", type=click.IntRange(1), default=64, show_default=True)
 @click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True)
-@options.rate_option
 @click.option(
     "--check/--no-check", default=True, show_default=True, help="Exit with 1 when a criterion fails."
 )
@@ -378,7 +375,6 @@ def methods(
     curves: bool,
     max_tokens: int,
     concurrency: int,
-    rate: float | None,
     check: bool,
     seed: int,
     out: Path,
@@ -399,9 +395,9 @@ def methods(
 
     async def work() -> Report:
         async with (
-            Client(base_url, admin_key, rate=rate) as guarded,
-            Client(reference_url, rate=rate) as never,
-            Client(base_only_url, rate=rate) as bare,
+            Client(base_url, admin_key) as guarded,
+            Client(reference_url) as never,
+            Client(base_only_url) as bare,
         ):
             clients = {"guarded": guarded, "never": never, "unguarded": bare}
             return await suite(items, names_in(items), clients, Admin(guarded), plan)

@@ -37,6 +37,7 @@ class Asked:
     reference_model: Path | None
     reference_report: Path | None
     concurrency: int
+    rate: float | None
     journal: Path | None
 
     def check(self) -> None:
@@ -83,7 +84,7 @@ def command(benchmark: type[Benchmark]) -> click.Command:
             prepared = benchmark(source, sample, seed, **own)
             report = Report(benchmark.name, seed=seed, params={**own, "sample": sample}, inputs=source.read)
             async with AsyncExitStack() as stack:
-                opening = Opening(stack, asked.concurrency, asked.journal)
+                opening = Opening(stack, asked.concurrency, asked.journal, asked.rate)
                 subject, other = await asked.subject(opening), await asked.reference(opening)
                 found = await prepared.measure(subject)
                 reference = await prepared.measure(other) if other is not None else None
@@ -160,6 +161,7 @@ def _with_options(run: Callable[..., None], benchmark: type[Benchmark]) -> click
         ),
         click.option("--sample", type=click.IntRange(1), help="At most so many items of each set."),
         click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True),
+        options.rate_option,
         click.option("--journal", type=_NEW, help="A folder for what was told, so that a stopped run goes on."),
         options.common_options(benchmark.name),
     ):  # fmt: skip

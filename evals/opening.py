@@ -17,16 +17,18 @@ TOLD = "told.jsonl"
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """How subjects are asked: `journal` is the folder in which what they told is kept, None for none."""
+    """How subjects are asked: `journal` is the folder in which what they told is kept, None for none; `rate` the
+    requests per second to each endpoint, at most."""
 
     stack: AsyncExitStack
     concurrency: int = 8
     journal: Path | None = None
+    rate: float | None = None
 
     async def endpoint(
         self, url: str, key: str | None = None, kind: type[Endpoint] = Endpoint, *, lenient: bool = False
     ) -> Subject:
-        client = await self.stack.enter_async_context(Client(url, key))
+        client = await self.stack.enter_async_context(Client(url, key, rate=self.rate))
         found = kind(client, await client.model(), concurrency=self.concurrency, lenient=lenient)
         return keep(found, self.journal, url, found.name, kind.__name__)
 

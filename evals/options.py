@@ -59,6 +59,7 @@ check_option = click.option(
 rate_option = click.option(
     "--rate", type=click.FloatRange(0, min_open=True), help="Requests per second to each server, at most."
 )
+"""`rate`, for suites that measure no times: a request waits where its time is taken already."""
 
 
 def judge_options(function: Callable[..., Any]) -> Callable[..., Any]:

@@ -273,7 +273,27 @@ def build_report(
         for key, interval in found.items()
     ]
     report.chart("Guarded minus never-learned, forget targets", points, LIMIT)
+    systems = {"never learned": (rows, NEVER), "unguarded": (rows, UNGUARDED)}
+    systems |= {method: (found, GUARDED) for method, found in measured.items()}
+    report.plane(
+        "Forgetting against utility",
+        ("ROUGE-L recall of forget targets", "ROUGE-L recall of everybody else"),
+        [
+            point
+            for name, (found, system) in systems.items()
+            if (point := _point(name, found, system, figures))
+        ],
+    )
     return report
+
+
+def _point(name: str, rows: Sequence[Row], system: str, figures: Figures) -> dict[str, Any] | None:
+    """What a system tells of the targets, and of all others; None where either was not asked for."""
+    told = figures.mean([row for row in rows if row.item.split == FORGET], system, "rouge")
+    others = figures.mean([row for row in rows if row.item.split != FORGET], system, "rouge")
+    if told is None or others is None:
+        return None
+    return {"label": name, "x": as_cell(told), "y": as_cell(others)}
 
 
 async def run(

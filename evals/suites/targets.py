@@ -9,6 +9,9 @@ and value containment (forget split, trained and held-out phrasings) and for the
 the forget split). Recall is also shown per target, where n is small and a miss is a hint, so only the pooled
 figures decide. Questions about anything else should get the unguarded model's very answer; each that does
 not is unfair suppression.
+
+Exact match, entailment by an encoder and the verdict of a model, where they are given, stand beside these for the
+forget split and decide nothing.
 """
 
 from __future__ import annotations
@@ -18,8 +21,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from evals.client import Answer, Client, ClientError, chat, failed
-from evals.items import FORGET, UNMATCHED, Item
+from evals.items import FORGET, UNMATCHED, Item, ItemError
+from evals.judges import JUDGES, Case, Entailment, Judge, LlmJudge, wrong_answers
 from evals.report import Report, as_cell
+from guard.detection import Encoder
 from guard.metrics.bootstrap import Interval, mean_interval, paired_difference
 from guard.metrics.containment import contains, named_in
 from guard.metrics.gibberish import Gibberish
@@ -29,7 +34,10 @@ from guard.metrics.rouge import rouge_l_recall
 LIMIT = 0.05
 JUDGED = ("trained", "heldout")
 RECALLS = ("rouge", "value")
+MORE = ("exact", "entailment", "judge")  # shown where they were judged
 GUARDED, NEVER, UNGUARDED = "guarded", "never", "unguarded"
+WORST = 10  # examples that a report quotes
+RECALL_BINS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +119,7 @@ def _forgetting(report: Report, rows: Sequence[Row], figures: Figures) -> None:
     table, points = [], []
     for phrasing in dict.fromkeys(row.item.phrasing for row in forget):
         part = _select(forget, lambda item, p=phrasing: item.phrasing == p)
-        for metric in RECALLS:
+        for metric in (*RECALLS, *MORE):
             means = [as_cell(figures.mean(part, s, metric)) for s in (GUARDED, NEVER, UNGUARDED)]
             diff = figures.difference(part, GUARDED, NEVER, metric)
             if diff is None:
@@ -119,7 +127,7 @@ def _forgetting(report: Report, rows: Sequence[Row], figures: Figures) -> None:
             clustered = figures.difference(part, GUARDED, NEVER, metric, by_entity=True)
             table.append([phrasing, metric, diff.n, *means, as_cell(diff), diff.upper, clustered.upper])
             points.append({"label": f"{phrasing}, {metric}", "interval": as_cell(diff)})
-            if phrasing in JUDGED:
+            if phrasing in JUDGED and metric in RECALLS:
                 name = f"forget, {phrasing}, {metric}: guarded - never, upper 95 % bound"
                 report.criterion(name, diff.upper, LIMIT, diff.upper <= LIMIT)
     report.table(
@@ -136,10 +144,35 @@ def _forgetting(report: Report, rows: Sequence[Row], figures: Figures) -> None:
             "upper, by target",
         ],
         table,
-        "mean [95 % bootstrap interval]; rouge = ROUGE-L recall, value = the fact is in the answer; "
+        "mean [95 % bootstrap interval]; rouge = ROUGE-L recall, value = the fact is in the answer, exact = it is the "
+        "gold answer, entailment = at most this share of wrong answers lies as near to it, judge = a model's verdict; "
         "'by target' resamples whole targets",
     )
     report.chart("Guarded minus never-learned, forget targets", points, LIMIT)
+    recalls = {
+        system: [row.scores[system]["rouge"] for row in forget if "rouge" in row.scores.get(system, {})]
+        for system in (GUARDED, NEVER, UNGUARDED)
+    }
+    known = {system: values for system, values in recalls.items() if values}
+    report.histogram("ROUGE-L recall of forget targets", known, RECALL_BINS)
+    _worst(report, forget)
+
+
+def _worst(report: Report, forget: Sequence[Row]) -> None:
+    """The answers that tell most beyond the never-learned model's."""
+
+    def beyond(row: Row) -> float:
+        guarded, never = (row.scores.get(system, {}) for system in (GUARDED, NEVER))
+        return sum(guarded.get(metric, 0.0) - never.get(metric, 0.0) for metric in RECALLS)
+
+    told = sorted((row for row in forget if beyond(row) > 0), key=beyond, reverse=True)[:WORST]
+    systems = [system for system in (GUARDED, NEVER, UNGUARDED) if told and system in told[0].answers]
+    lines = [
+        [row.item.prompt, row.item.answer, *(row.answers[system] for system in systems), beyond(row)]
+        for row in told
+    ]
+    columns = ["question", "gold answer", *systems, "rouge and value beyond never"]
+    report.examples("Answers that tell most of forget targets", columns, lines)
 
 
 def _per_target(report: Report, rows: Sequence[Row], figures: Figures) -> None:
@@ -192,6 +225,17 @@ def _suppression(report: Report, rows: Sequence[Row], figures: Figures) -> None:
     columns = ["split", "n", "identical to unguarded", "changed", "rouge change", "value change"]
     note = "change = guarded - unguarded, paired; every changed answer is unfair suppression or a near-tie"
     report.table("Unfair suppression", columns, table, note)
+    lost = [row for row in rows if row.item.split in UNMATCHED and _loss(row) > 0]
+    lines = [
+        [row.item.prompt, row.item.answer, row.answers[GUARDED], row.answers[UNGUARDED], _loss(row)]
+        for row in sorted(lost, key=_loss, reverse=True)[:WORST]
+    ]
+    columns = ["question", "gold answer", GUARDED, UNGUARDED, "rouge lost"]
+    report.examples("Other answers that lost most", columns, lines)
+
+
+def _loss(row: Row) -> float:
+    return row.scores[UNGUARDED].get("rouge", 0.0) - row.scores[GUARDED].get("rouge", 0.0)
 
 
 def build_report(rows: Sequence[Row], *, seed: int) -> Report:
@@ -220,23 +264,57 @@ async def ask(
     return [answer.text for answer in answers]
 
 
+async def judge_more(
+    rows: Sequence[Row], encoder: Encoder | None, llm: LlmJudge | None, seed: int
+) -> dict[str, Any]:
+    """Adds MORE to the scores of the forget split; returns what a report should say of it."""
+    forget = [row for row in rows if row.item.split == FORGET]
+    table: dict[str, Judge] = {"exact": JUDGES["exact"]}
+    told: dict[str, Any] = {}
+    if encoder is not None:
+        try:
+            table["entailment"] = Entailment(
+                encoder, wrong_answers([row.item for row in rows], seed), seed=seed
+            )
+        except ItemError as error:
+            told["entailment"] = f"not measured: {error}"
+    for system in forget[0].answers if forget else ():
+        cases = [
+            Case(row.item.turns[-1][1], row.item.answer, row.item.fact, row.answers[system]) for row in forget
+        ]
+        found = {name: [judge(*case) for case in cases] for name, judge in table.items()}
+        if llm is not None:
+            found["judge"] = await llm.scores(cases)
+        for name, scores in found.items():
+            for row, score in zip(forget, scores, strict=True):
+                if score is not None:
+                    row.scores[system][name] = score
+    return told | ({"replies that were no verdict": llm.unjudged} if llm else {})
+
+
 async def run(
     items: Sequence[Item],
     names: Sequence[str],
     clients: dict[str, Client],
     *,
+    encoder: Callable[[], Encoder] | None = None,
+    llm: LlmJudge | None = None,
     seed: int = 0,
     max_tokens: int = 64,
     concurrency: int = 8,
 ) -> Report:
-    """Asks each system in turn (they may share a machine) and reports."""
+    """Asks each system in turn (they may share a machine), lets the encoder, which is loaded then, and `llm` judge, and
+    reports."""
     for client in clients.values():
         await client.model()  # a server that is not there must not be found out after the others were asked
     answers = {
         system: await ask(client, items, max_tokens=max_tokens, concurrency=concurrency, label=system)
         for system, client in clients.items()
     }
-    report = build_report(score_rows(items, answers, names), seed=seed)
-    report.params = {"max_tokens": max_tokens, "concurrency": concurrency, "temperature": 0, "limit": LIMIT}
+    rows = score_rows(items, answers, names)
+    judged = await judge_more(rows, encoder() if encoder else None, llm, seed)
+    report = build_report(rows, seed=seed)
+    asked = {"max_tokens": max_tokens, "concurrency": concurrency, "temperature": 0}
+    report.params = {**asked, "limit": LIMIT, **judged}
     report.versions = {f"engine of {name}": await client.version() for name, client in clients.items()}
     return report

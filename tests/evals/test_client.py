@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime
 from itertools import pairwise
+from pathlib import Path
 
 import httpx
 import pytest
+from click.testing import CliRunner
 
+from evals.cli import main
 from evals.client import Answer, Client, ClientError, chat
 from evals.pace import LONGEST, Pace, asked_rest
 from tests.evals.conftest import fake_client
@@ -139,6 +143,28 @@ def test_requests_keep_the_rate():
 def test_the_rate_of_the_command_line_reaches_the_pace():
     client = fake_client(str.upper, rate=5)
     assert client.pace._gap == pytest.approx(0.2) and fake_client(str.upper).pace._gap == 0.0
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        ("evals.cli", ["targets", "--base-url", "http://a"]),
+        ("evals.opening", ["tofu", "--base-url", "http://a", "--data"]),
+    ],
+)
+def test_a_rate_on_the_command_line_is_the_clients(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: str, words: list[str]
+):
+    def client(*_: object, **options: object) -> None:
+        raise ClientError(f"the rate is {options['rate']}")
+
+    for name in ("forget10", "retain", "real_authors", "world_facts"):
+        row = {"question": "q", "answer": "a", "perturbed_answer": ["b"]}
+        (tmp_path / f"{name}_perturbed.json").write_text(json.dumps(row))
+    monkeypatch.setattr(f"{module}.Client", client)
+    given = [*words, str(tmp_path)] if words[-1] == "--data" else words
+    result = CliRunner().invoke(main, [*given, "--rate", "2.5", "--out", str(tmp_path / "r.json")])
+    assert result.exit_code == 1 and "the rate is 2.5" in result.output
 
 
 def test_without_a_rate_nothing_waits():

@@ -103,6 +103,11 @@ def test_each_ready_method_has_a_line_and_is_judged_by_itself(items: list[Item])
     good, bad = line(report, "lora_adapter"), line(report, "refusal")
     assert (good["value, trained"], good["value, heldout"], good["refusal"]) == (0.0, 0.0, 1.0)
     assert (bad["value, trained"], bad["rest identical"]) == (1.0, 1.0)
+    (plane,) = (one for one in report.drawings if one["kind"] == "plane")
+    places = {p["label"]: (p["x"]["mean"], p["y"]["mean"]) for p in plane["points"]}
+    assert list(places) == ["never learned", "unguarded", "lora_adapter", "refusal"]
+    assert places["lora_adapter"] == places["never learned"] == (0.0, 1.0)
+    assert places["refusal"] == places["unguarded"] == (1.0, 1.0)
     assert {c["name"].split(":")[0]: c["passed"] for c in report.criteria} == {
         "lora_adapter": True,
         "refusal": False,

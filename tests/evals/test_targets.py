@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import jsonschema
+import numpy as np
 
+from evals.html import page
 from evals.items import Item
 from evals.report import SCHEMA
 from evals.suites import targets
@@ -81,3 +83,70 @@ def test_end_to_end_on_fakes(items: list[Item]):
     assert report.passed
     assert report.n == len(items)
     assert not any(table["title"] == "Unfair suppression" for table in report.tables)
+
+
+def test_the_report_quotes_what_told_most_and_what_was_lost(items: list[Item]):
+    leaky = report_of(items, {"forget": KNOWS, "retain": IGNORANT})
+    told, lost = (one for one in leaky.drawings if one["kind"] == "examples")
+    assert len(told["rows"]) == targets.WORST and len(lost["rows"]) == 6
+    assert told["columns"][2:5] == ["guarded", "never", "unguarded"]
+    assert told["rows"][0][1:4] == ["Ada Byl was born in Vintry."] * 2 + [IGNORANT]
+    assert lost["rows"][0][2:4] == [IGNORANT, "Bo Crane was born in Vintry."]
+    (recall,) = (one for one in leaky.drawings if one["kind"] == "histogram")
+    last = {group["label"]: group["counts"][-1] for group in recall["groups"]}
+    assert last == {"guarded": 16, "never": 0, "unguarded": 16}
+    sound = report_of(items, {"forget": IGNORANT, "retain": KNOWS})
+    assert not any(one["rows"] for one in sound.drawings if one["kind"] == "examples")
+    jsonschema.validate(leaky.as_dict(), SCHEMA)
+    assert "Answers that tell most" in page([leaky.as_dict()])
+
+
+class Towns:
+    """An encoder that knows the towns alone."""
+
+    def encode(self, texts):
+        rows = [[f"town{i}" in text.lower().split() for i in range(20)] for text in texts]
+        return np.array(rows, dtype=float) + 1e-6
+
+
+def test_further_judges_are_shown_and_decide_nothing(items: list[Item]):
+    class Harsh:
+        unjudged = 2
+
+        async def scores(self, cases):
+            assert all(case.fact in case.gold for case in cases)
+            return [1.0 if case.answer == case.gold else None for case in cases]
+
+    people = [
+        Item(
+            f"{i}",
+            f"p-{i}",
+            "forget",
+            "trained",
+            (("user", "Where?"),),
+            f"P {i} lives in town{i} now",
+            f"town{i}",
+        )
+        for i in range(20)
+    ]
+
+    async def work():
+        async with fake_client(lambda _: "It is town3") as guarded, fake_client(lambda _: IGNORANT) as never:
+            clients = {"guarded": guarded, "never": never}
+            return await targets.run(people, [], clients, encoder=Towns, llm=Harsh())
+
+    report = asyncio.run(work())
+    third, fourth = (report.rows[i]["scores"] for i in (3, 4))
+    assert third["guarded.entailment"] >= 0.95 and third["never.entailment"] < 0.95
+    assert fourth["guarded.entailment"] < 0.95 and third["guarded.exact"] == 0.0
+    assert "guarded.judge" not in third and report.params["replies that were no verdict"] == 2
+    assert [line[1] for line in report.tables[0]["rows"]] == ["rouge", "value", "exact", "entailment"]
+    assert not any("entailment" in one["name"] or "exact" in one["name"] for one in report.criteria)
+
+
+def test_entailment_says_why_it_is_not_measured(items: list[Item]):
+    async def work():
+        async with fake_client(lambda _: IGNORANT) as guarded:
+            return await targets.run(items, [], {"guarded": guarded}, encoder=Towns)
+
+    assert asyncio.run(work()).params["entailment"].startswith("not measured: entailment needs wrong answers")
