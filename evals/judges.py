@@ -143,6 +143,11 @@ class Entailment:
         higher = self.n - bisect_left(self._margins, self._margin(gold, answer))
         return 1 - (1 + higher) / (self.n + 1)
 
+    def entails(self, question: str, gold: str, fact: str, answer: str) -> float | None:
+        """1 where the score reaches LEVEL, else 0: shares of it can be read, means of scores can not."""
+        score = self(question, gold, fact, answer)
+        return None if score is None else float(score >= LEVEL)
+
     def _margin(self, gold: str, answer: str, left_out: str = "") -> float:
         others = [one for one in self._wrong[gold] if one != left_out] if self._contrast else []
         vectors = self._encoder.encode([answer, gold, *others])
