@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from functools import wraps
 from pathlib import Path
@@ -149,33 +149,37 @@ def read_items(path: Path) -> list[Item]:
 def finish(
     report: Report, out: Path, *, rows: bool, items_path: Path | None = None, check: bool = True
 ) -> None:
-    """Writes the report, prints its tables, and ends the process with 1 when a criterion fails."""
+    """Writes the report and its page, prints its tables, and ends the process with 1 when a criterion fails."""
     if items_path is not None:
         report.inputs["items"] = fingerprint(items_path)
     if not rows:
         report.without_items()
     data = report.as_dict()
-    write_json(out, data)
+    _write(out, data, [data])
     click.echo(as_text(data))
-    click.echo(f"\nReport: {out}")
+    click.echo(f"\nReport: {out} and {out.with_suffix('.html')}")
     if check and report.passed is False:
         sys.exit(1)
 
 
 def finish_many(reports: list[Report], out: Path, *, rows: bool, items_path: Path) -> None:
-    """The same for a run of several suites: one JSON file and one HTML page beside it."""
+    """The same for a run of several suites: one file and one page of all."""
     for report in reports:
         report.inputs["items"] = fingerprint(items_path)
         if not rows:
             report.without_items()
     data = [report.as_dict() for report in reports]
-    write_json(out, {"reports": data})
-    out.with_suffix(".html").write_text(page(data), encoding="utf-8")
+    _write(out, {"reports": data}, data)
     for one in data:
         click.echo(f"\n=== {one['suite']} (n = {one['n']}){as_text(one)}")
     click.echo(f"\nReport: {out} and {out.with_suffix('.html')}")
     if any(report.passed is False for report in reports):
         sys.exit(1)
+
+
+def _write(out: Path, data: dict[str, Any], reports: Sequence[dict[str, Any]]) -> None:
+    write_json(out, data)
+    out.with_suffix(".html").write_text(page(reports), encoding="utf-8")
 
 
 def drive(work: Coroutine[Any, Any, T]) -> T:

@@ -274,11 +274,10 @@ PROMPTS: dict[str, Attack] = {
         for name in ("plain", "pronoun", "new name", "description in three turns")
     },
     "as a text": Attack("named", _once(_completion)),
-    **{
-        f"{tokens} tokens {where}": Attack("named", _padded(tokens, *sides))
-        for tokens in (400, 1600)
-        for where, sides in {"before": (True, False), "after": (False, True), "around": (True, True)}.items()
-    },
+    "400 tokens before": Attack("named", _padded(400, True, False)),
+    "400 tokens after": Attack("named", _padded(400, False, True)),
+    "400 tokens around": Attack("named", _padded(400, True, True)),
+    "1600 tokens around": Attack("named", _padded(1600, True, True)),
 }  # fmt: skip
 
 DISGUISED: dict[str, Attack] = {
