@@ -2,6 +2,8 @@
 
 Both published variants of the truth ratio are told (`guard.metrics.tofu`). Forget quality needs the truth ratios of a
 model that never learned the forget set: the same benchmark on that model, or the report of an earlier run on it.
+
+All questions of the forget set are scored, where TOFU's own runs stop after 300, also of forget10's 400.
 """
 
 from __future__ import annotations

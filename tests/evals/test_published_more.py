@@ -257,6 +257,10 @@ def test_extraction_is_what_the_published_code_computes():
         "memorisation accuracy": pytest.approx(1 / 3),
         "extraction likelihood": pytest.approx((2 / 2 + 0 / 1) / 2),
     }
+    # an early end makes no pairs, and the true rest's still count
+    assert scores([1, 2, 3, 4], [[2, 3], [3], []], 2)["extraction likelihood"] == pytest.approx(
+        (1 / 2 + 0) / 2
+    )
     assert scores([5, 1], [[1]], 2) == {"memorisation accuracy": 1.0} and scores([5], [], 2) == {}
 
 
