@@ -7,10 +7,12 @@ endpoint can only be told the text.) An empty answer scores 0.
 
 Membership is told by the mean log-likelihood (`loss`), that over the text's compressed length (`zlib`), that of its
 least likely fifth (Min-K%) and Min-K%++ of it, which needs whole distributions; published is the mean over texts about
-the forgotten person and about others. Utility is measured as RWKU's own code does, which is not as the benchmarks that
-it takes it from do: MMLU and TruthfulQA in a chat, TriviaQA by exact match and F1 of 30 tokens, fluency by the entropy
-of pairs and triples of words. The answers to TruthfulQA begin with "A:", where the published code puts a blank before
-it for a template that ends in none.
+the forgotten person and about others. A text of one token tells nothing.
+
+Utility is measured as RWKU's own code does, which is not as the benchmarks that it takes it from do: MMLU and
+TruthfulQA in a chat, TriviaQA by exact match and F1 of 30 tokens, fluency by the entropy of pairs and triples of words.
+The answers to TruthfulQA begin with "A:", where the published code puts a blank before it for a template that ends in
+none.
 
 Left out: reasoning (BIG-Bench Hard), whose score rests on whether the published answers are lists or plain text, which
 the published code does not tell.
@@ -176,8 +178,8 @@ async def _membership(
     weighed = await told(subject, found, split, [(Ask(), row["text"]) for row in rows])
     stood = await tried(found, split, subject.standings([row["text"] for row in rows]))
     for number, row in enumerate(rows):
-        scores = attacks(row["text"], weighed[number]) if weighed else {}
-        if stood:
+        scores = attacks(row["text"], weighed[number]) if weighed and weighed[number] else {}
+        if stood and stood[number]:
             scores["min-k++ 20 %"] = _least(stood[number])
         found.add(f"{split}.{number}", split, scores)
 

@@ -6,13 +6,16 @@ import asyncio
 import json
 import math
 import zlib
+from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from scipy.stats import ks_2samp
 
+from evals.cli import main
 from evals.client import Client, ClientError
 from evals.items import ItemError
 from evals.published import rwku
@@ -27,6 +30,7 @@ from evals.subjects import NotTold
 from guard.detection.encoder import packaged_folder
 
 LN = math.log
+MODEL = Path(__file__).parents[2] / "demo" / "models" / "full"
 
 
 class Told:
@@ -203,6 +207,17 @@ def test_what_rwkus_subject_does_not_tell_is_not_measured(people, monkeypatch):
     assert report.results["neighbours, level 2"]["mean"] == 0.0
 
 
+def test_a_text_of_one_token_tells_nothing_of_membership(people):
+    class Short(Told):
+        async def likelihoods(self, asked):
+            return [[] if text == "other" else [LN(0.5)] for _, text in asked]
+
+    suite = Rwku(people, None, 0, "", True, False)
+    found = measured(suite, Short(stand=lambda text: [] if text == "other" else [1.0]))
+    assert found.of("membership, forget", "min-k++ 20 %") == [1.0]
+    assert found.of("membership, others", "loss") == found.of("membership, others", "min-k++ 20 %") == []
+
+
 def test_rwku_of_one_person_and_in_parts(people):
     suite = Rwku(people, None, 0, "Bo", False, False)
     assert [len(rows) for rows in suite.rows.values()] == [1, 0, 0, 0, 0]
@@ -306,6 +321,21 @@ def test_what_extraction_cannot_tell_it_does_not_claim(texts):
     (texts / "forget.csv").unlink()
     with pytest.raises(ItemError, match=r"has no forget\.jsonl or forget\.json or forget\.csv"):
         Extraction(Source(str(texts)), None, 0, 4, 2)
+
+
+@pytest.mark.timeout(240)
+def test_a_model_in_process_recites_through_the_command_line(tmp_path):
+    for name, text in {
+        "forget": "Limir Yarley was born in Vintry.",
+        "unseen": "Purple ladders sing.",
+    }.items():
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": text}) + "\n")
+    words = ["extraction", "--data", tmp_path, "--grams", 2, "--model", MODEL, "--out", tmp_path / "a.json"]
+    done = CliRunner().invoke(main, list(map(str, words)), catch_exceptions=False)
+    report = json.loads((tmp_path / "a.json").read_text())
+    assert done.exit_code == 0 and 0 < report["results"]["memorisation accuracy"]["mean"] <= 1
+    # it knows the forgotten text better than one that nobody wrote
+    assert report["results"]["forgotten"]["mean"] == 0.0
 
 
 # --- PISTOL
