@@ -137,8 +137,9 @@ class Entailment:
         return len(self._margins)
 
     def __call__(self, question: str, gold: str, fact: str, answer: str) -> float | None:
-        """None where no wrong answers to this gold answer are known."""
-        if gold not in self._wrong:
+        """None where no wrong answers to this gold answer are known, or they all state the fact: a question that gives
+        the value and asks for the name."""
+        if gold not in self._wrong or all(contains(fact, one) for one in self._wrong[gold]):
             return None
         higher = self.n - bisect_left(self._margins, self._margin(gold, answer))
         return 1 - (1 + higher) / (self.n + 1)

@@ -145,7 +145,7 @@ def _forgetting(report: Report, rows: Sequence[Row], figures: Figures) -> None:
         ],
         table,
         "mean [95 % bootstrap interval]; rouge = ROUGE-L recall, value = the fact is in the answer, exact = it is the "
-        "gold answer, entailment = at most this share of wrong answers lies as near to it, judge = a model's verdict; "
+        "gold answer, entailment = at most one wrong answer in twenty lies as near to it, judge = a model's verdict; "
         "'by target' resamples whole targets",
     )
     report.chart("Guarded minus never-learned, forget targets", points, LIMIT)
@@ -273,9 +273,8 @@ async def judge_more(
     told: dict[str, Any] = {}
     if encoder is not None:
         try:
-            table["entailment"] = Entailment(
-                encoder, wrong_answers([row.item for row in rows], seed), seed=seed
-            )
+            wrong = wrong_answers([row.item for row in rows], seed)
+            table["entailment"] = Entailment(encoder, wrong, seed=seed).entails
         except ItemError as error:
             told["entailment"] = f"not measured: {error}"
     for system in forget[0].answers if forget else ():

@@ -226,6 +226,7 @@ def test_a_rest_holds_those_who_already_wait_and_keeps_the_rate_behind_it():
     async def one(i: int) -> None:
         await pace.turn()
         seen.append(round(clock.now - 1000.0, 2))
+        await asyncio.sleep(0)  # the others have their turns by now
         if i == 0:
             pace.heed(httpx.Response(429, headers={"retry-after": "5"}))
 

@@ -122,6 +122,8 @@ def test_entailment_sees_the_fact_in_other_words_and_not_another_fact(encoder):
     for wrong in ("Person 3 was born in Dune.", "I do not know.", ""):
         assert entails(question, gold, "", wrong) < LEVEL, wrong
     assert entails(question, "a gold answer that it does not know", "", gold) is None
+    assert entails("Who was born in Oxham?", gold, "person-3", gold) is None
+    assert [entails.entails(question, gold, "Oxham", said) for said in (gold, "no")] == [1.0, 0.0]
 
 
 def test_at_most_one_wrong_answer_in_twenty_is_let_through():
@@ -165,6 +167,26 @@ def test_the_measure_of_judges_keeps_calibration_and_test_apart(encoder):
     agreed = report.results["agreement"]
     assert agreed["entailment"]["stated"]["mean"] == 1.0 and agreed["entailment"]["stated"]["n"] == 20
     assert agreed["cosine alone"]["stated"]["mean"] < 0.6
+
+
+def test_the_fact_that_a_wrong_answer_states_is_no_contrast(encoder, monkeypatch):
+    given = []
+
+    class Watched(Entailment):
+        def __init__(self, encoder, wrong, **options):
+            given.append((wrong, options["fitted"]))
+            super().__init__(encoder, wrong, **options)
+
+    monkeypatch.setattr(suite, "Entailment", Watched)
+    items = people(12)
+    rows = asyncio.run(suite.run(items, encoder)).rows
+    ((wrong, fitted), _) = given
+    golds = {item.entity: item.answer for item in items}
+    said = [(golds[row["entity"]], row["answer"]) for row in rows if row["split"] == "wrong, as stated"]
+    assert len(said) == 6 and all(
+        len(wrong[gold]) == 10 and answer not in wrong[gold] for gold, answer in said
+    )
+    assert not {gold for gold, _ in said} & set(fitted)
 
 
 def test_the_command_prints_the_agreement(tmp_path):

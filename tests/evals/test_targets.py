@@ -137,8 +137,8 @@ def test_further_judges_are_shown_and_decide_nothing(items: list[Item]):
 
     report = asyncio.run(work())
     third, fourth = (report.rows[i]["scores"] for i in (3, 4))
-    assert third["guarded.entailment"] >= 0.95 and third["never.entailment"] < 0.95
-    assert fourth["guarded.entailment"] < 0.95 and third["guarded.exact"] == 0.0
+    assert (third["guarded.entailment"], third["never.entailment"]) == (1.0, 0.0)
+    assert (fourth["guarded.entailment"], third["guarded.exact"]) == (0.0, 0.0)
     assert "guarded.judge" not in third and report.params["replies that were no verdict"] == 2
     assert [line[1] for line in report.tables[0]["rows"]] == ["rouge", "value", "exact", "entailment"]
     assert not any("entailment" in one["name"] or "exact" in one["name"] for one in report.criteria)
