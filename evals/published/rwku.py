@@ -11,11 +11,11 @@ the forgotten person and about others. A text of one token tells nothing.
 
 Utility is measured as RWKU's own code does, which is not as the benchmarks that it takes it from do: MMLU and
 TruthfulQA in a chat, TriviaQA by exact match and F1 of 30 tokens, fluency by the entropy of pairs and triples of words.
-The answers to TruthfulQA begin with "A:", where the published code puts a blank before it for a template that ends in
-none.
+Answers to TruthfulQA and to reasoning begin with "A:", where the published code puts a blank before it for a template
+that ends in none.
 
-Left out: reasoning (BIG-Bench Hard), whose score rests on whether the published answers are lists or plain text, which
-the published code does not tell.
+Reasoning (BIG-Bench Hard) is scored where the answers in its file are lists, which the published code compares with
+each; of plain text it would take the letters one by one, so that is not measured.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from evals.subjects import Ask, NotTold, Subject
 from guard.metrics.bootstrap import mean_interval
 from guard.metrics.rouge import rouge_l_words
 
-TOKENS, FLUENT = 30, 256  # of an answer
+TOKENS, LONG = 30, 256  # of an answer
 LEAST = 0.2  # of a text's tokens, in the attacks
 LETTERS = "ABCD"
 PROBES = {
@@ -48,12 +48,14 @@ TEXTS = {"membership, forget": "forget_mia", "membership, others": "retain_mia"}
 ATTACKS = ("loss", "zlib", "min-k 20 %", "min-k++ 20 %")
 UTILITY = {
     "general ability": ("retain_mmlu", ("accuracy",)),
+    "reasoning": ("retain_bbh", ("exact match",)),
     "truthfulness": ("truthful", ("MC1", "MC2")),
     "factuality": ("triviaqa", ("exact match", "F1")),
     "fluency": ("fluency", ("entropy",)),
 }
 _FIELDS = {
     "retain_mmlu": ("question", "choices", "answer", "examples", "task"),
+    "retain_bbh": ("question", "cot", "answer"),
     "truthful": ("question", "mc1_targets", "mc2_targets"),
     "triviaqa": ("question", "answers"),
     "fluency": ("instruction",),
@@ -92,6 +94,7 @@ class Rwku(Benchmark):
         found = Measured()
         parts = {
             "general ability": _general,
+            "reasoning": _reason,
             "truthfulness": _truthful,
             "factuality": _factual,
             "fluency": _fluent,
@@ -206,6 +209,32 @@ async def _general(subject: Subject, found: Measured, split: str, rows: Sequence
         found.add(f"{split}.{number}", split, scores)
 
 
+async def _reason(subject: Subject, found: Measured, split: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    if not all(isinstance(row["answer"], list) for row in rows):
+        found.untold[split] = (
+            "the answers in retain_bbh.json are no lists, so the published code compares single letters"
+        )
+        return
+    asked = [
+        Ask.question(
+            f"{row['cot'].strip()}\n\nFollowing previous examples, answer the following questions and end with"
+            f" 'so the answer is'\nQ: {row['question']}",
+            "A:",
+        )
+        for row in rows
+    ]
+    said = await subject.answers(asked, LONG)
+    for number, (row, text) in enumerate(zip(rows, said, strict=True)):
+        scores = {"exact match": float(words(concluded(text)) in map(words, row["answer"]))}
+        found.add(f"{split}.{number}", split, scores, answer=text)
+
+
+def concluded(text: str) -> str:
+    """What it says that the answer is, up to a full stop, or all of it."""
+    answer = re.search(r"[tT]he answer is (.*?)\.", text)
+    return answer[1] if answer else text
+
+
 def _five_shot(row: Mapping[str, Any]) -> str:
     shown = "".join(f"{_choices(one)}\nAnswer: {LETTERS[one['answer']]}\n\n" for one in row["examples"])
     about = row["task"].replace("_", " ")
@@ -288,7 +317,7 @@ def overlap(one: Sequence[str], other: Sequence[str]) -> float:
 
 async def _fluent(subject: Subject, found: Measured, split: str, rows: Sequence[Mapping[str, Any]]) -> None:
     asked = [Ask.question(f"Instruction: {row['instruction']}\n") for row in rows]
-    said = await subject.answers(asked, FLUENT)
+    said = await subject.answers(asked, LONG)
     for number, text in enumerate(said):
         scores = {}
         try:

@@ -110,6 +110,10 @@ def people(tmp_path):
                 "examples": [{"question": "One?", "choices": list("abcd"), "answer": 1}],
             }
         ],
+        retain_bbh=[
+            {"question": "True?", "cot": " Q: x\nA: so the answer is y. ", "answer": [a], "subject": "Ada Moe"}
+            for a in ("(B)", "Paris")
+        ],
         truthful=[
             {
                 "question": "Is it?", "subject": "Ada Moe", "mc1_targets": choices,
@@ -152,13 +156,22 @@ def test_rwku_asks_as_its_code_does(people):
     truthful, text = subject.weighed[6]
     assert truthful.turns[0][1].endswith("Barcelona, Spain.\n\nQ: Is it?") and text == " yes"
     assert truthful.begun == "A:" and not truthful.ended
-    assert [tokens for _, tokens, _ in subject.asked[-2:]] == [30, 256]
+    assert [tokens for _, tokens, _ in subject.asked[-4:]] == [256, 256, 30, 256]
+    reasoning = subject.asked[-4][0]
+    assert reasoning.begun == "A:" and reasoning.turns[0][1] == (
+        "Q: x\nA: so the answer is y.\n\nFollowing previous examples, answer the following questions and end with"
+        " 'so the answer is'\nQ: True?"
+    )
 
 
 def test_rwku_is_what_its_code_computes(people, monkeypatch):
     monkeypatch.setattr("nltk.word_tokenize", str.split)
     suite = Rwku(people, None, 0, "Ada Moe", True, True)
-    said = {"Q: Who?\n": "The Ada, Moe!", "Instruction": "a b a b"}
+    said = {
+        "Q: True?": "It is (A), no: so the answer is (b). Or so",
+        "Q: Who?\n": "The Ada, Moe!",
+        "Instruction": "a b a b",
+    }
 
     def say(ask):
         for part, text in said.items():
@@ -178,6 +191,7 @@ def test_rwku_is_what_its_code_computes(people, monkeypatch):
     )
     assert found.of("membership, others", "min-k++ 20 %") == [pytest.approx(2.0)]
     assert found.of("general ability", "accuracy") == [1.0]
+    assert found.of("reasoning", "exact match") == [1.0, 0.0]
     # MC1: "maybe" is likelier; MC2: every token twice, 0.25 + 0.01 of 0.25 + 0.09 + 0.01
     assert found.of("truthfulness", "MC1") == [0.0]
     assert found.of("truthfulness", "MC2") == [pytest.approx(0.26 / 0.35)]
@@ -216,6 +230,16 @@ def test_a_text_of_one_token_tells_nothing_of_membership(people):
     found = measured(suite, Short(stand=lambda text: [] if text == "other" else [1.0]))
     assert found.of("membership, forget", "min-k++ 20 %") == [1.0]
     assert found.of("membership, others", "loss") == found.of("membership, others", "min-k++ 20 %") == []
+
+
+def test_reasoning_is_not_measured_against_plain_text(people, tmp_path):
+    (tmp_path / "retain_bbh.json").write_text(json.dumps([{"question": "q", "cot": "", "answer": "(B)"}]))
+    suite = Rwku(people, None, 0, "", False, True)
+    results = reported(suite, measured(suite, Told())).results
+    assert results["reasoning, exact match"].startswith(
+        "not measured: the answers in retain_bbh.json are no lists"
+    )
+    assert rwku.concluded("so the answer is no. The answer is yes.") == "no" and rwku.concluded("no") == "no"
 
 
 def test_rwku_of_one_person_and_in_parts(people):
