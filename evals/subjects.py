@@ -147,7 +147,7 @@ class Endpoint:
     async def ranks(self, asked: Sequence[tuple[Ask, str]]) -> list[list[int]]:
         model = await self._client.model()
         told = await together(asked, lambda one: self._weighed(model, *one), self._limit)
-        if any("rank" not in token for tokens in told for token in tokens):
+        if any(token.get("rank") is None for tokens in told for token in tokens):
             raise NotTold(f"{self.name} tells no ranks of given texts' tokens")
         return [[token["rank"] for token in tokens] for tokens in told]
 
