@@ -45,6 +45,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--limit", type=click.FloatRange(0, 1), default=suite.LIMIT, show_default=True,
               help="What may be told beyond the never-learned model.")  # fmt: skip
 @click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True)
+@options.rate_option
 @click.option("--journal", type=click.Path(file_okay=False, path_type=Path),
               help="A folder for what was told: a stopped run goes on. One for each state of the targets.")  # fmt: skip
 @options.check_option
@@ -66,6 +67,7 @@ def attacks(
     benign: int,
     limit: float,
     concurrency: int,
+    rate: float | None,
     journal: Path | None,
     check: bool,
     seed: int,
@@ -88,7 +90,7 @@ def attacks(
         plan = suite.Plan(suite.chosen(names, templates), sample, benign, seed, limit)
         team = suite.RedTeam(items, [json.loads(line) for line in lines if line.strip()], plan)
         async with AsyncExitStack() as stack:
-            opening = Opening(stack, concurrency, journal)
+            opening = Opening(stack, concurrency, journal, rate)
             subjects = {
                 UNGUARDED: await opening.either(base_only_url, None, base_only_model, lenient=True),
                 NEVER: await opening.either(reference_url, None, reference_model, lenient=True),

@@ -150,6 +150,7 @@ def test_the_rate_of_the_command_line_reaches_the_pace():
     [
         ("evals.cli", ["targets", "--base-url", "http://a"]),
         ("evals.opening", ["tofu", "--base-url", "http://a", "--data"]),
+        ("evals.opening", ["attacks", "--base-url", "http://a"]),
     ],
 )
 def test_a_rate_on_the_command_line_is_the_clients(
