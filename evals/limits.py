@@ -1,10 +1,10 @@
 """Limits on the figures of reports, for CI: `NAME<=NUMBER` or `NAME>=NUMBER`.
 
 A figure is named by where it stands, with dots between: `results.geometric.model_utility`; a table's title, the texts
-that open the row, and the column (`Sets.forget.recall`); or a group of rows and one of their scores, whose mean is
-taken (`forget, trained.guarded.rouge`). A limit holds where the whole interval keeps it and is broken where the whole
-interval breaks it; else the sample is too small to tell. `.mean`, `.low`, `.high` or `.upper` behind the name take that
-one number. A name that a table has twice names nothing.
+that open the row, and the column (`Sets.forget.recall`); a matrix's title, row and column; or a group of rows and one
+of their scores, whose mean is taken (`forget, trained.guarded.rouge`). A limit holds where the whole interval keeps it
+and is broken where the whole interval breaks it; else the sample is too small to tell. `.mean`, `.low`, `.high` or
+`.upper` behind the name take that one number. A name that a table has twice names nothing.
 """
 
 from __future__ import annotations
@@ -112,6 +112,10 @@ def _figures(report: Mapping[str, Any]) -> dict[str, Any]:
             cells = zip(table["columns"][len(texts) :], row[len(texts) :], strict=True)
             lines.append((", ".join(texts), _once(cells)))
         found.setdefault(table["title"], {}).update(_once(lines))
+    for one in report["drawings"]:
+        if one["kind"] == "matrix":
+            rows = [_once(zip(one["columns"], cells, strict=True)) for cells in one["cells"]]
+            found.setdefault(one["title"], {}).update(_once(zip(one["rows"], rows, strict=True)))
     return {**found, "n": report["n"], "results": report["results"]}
 
 

@@ -218,11 +218,15 @@ def test_figures_are_named_by_result_table_and_rows():
         "geometric": {"model.utility": {"mean": 0.5, "low": 0.4, "high": 0.6}, "p": "not measured: x"}
     }
     report.table("Sets", ["set", "metric", "value", "twice", "twice"], [["forget", "rouge", 0.25, 1, 2]])
+    report.matrix("Attacks", ["few.shot"], ["off", "on"], [["not measured", 0.75]])
     report.rows = [{"id": str(i), "split": "forget", "scores": {"a.b": i}} for i in (0, 1)]
     figures = figures_of([report.as_dict()])
     assert find(figures, "results.geometric.model.utility")["high"] == 0.6
     assert find(figures, "results.geometric.model.utility.low") == 0.4
     assert find(figures, "Sets.forget, rouge.value") == 0.25
+    assert find(figures, "Attacks.few.shot.on") == 0.75
+    with pytest.raises(ItemError, match="is no figure but 'not measured'"):
+        find(figures, "Attacks.few.shot.off")
     assert find(figures, "forget.a.b")["mean"] == 0.5 and find(figures, "forget.a.b.n") == 2
     assert find(figures_of([report.as_dict(), make({"a": 1.0})]), "tofu.n") == 3
     for name, said in (
