@@ -75,6 +75,11 @@ def group_of(row: Mapping[str, Any]) -> str:
     return ", ".join(str(row[key]) for key in GROUPS if row.get(key)) or "all"
 
 
+def cluster_of(row: Mapping[str, Any]) -> str:
+    """What is resampled as one: all rows about an entity, whose answers rise and fall together, else the row."""
+    return str(row.get("entity") or row["id"])
+
+
 def number(value: Any) -> float | None:
     """A score that is one."""
     return float(value) if isinstance(value, int | float) and value == value else None
@@ -104,7 +109,7 @@ def _figures(report: Mapping[str, Any]) -> dict[str, Any]:
         group = found.setdefault(group_of(row), {})
         for score, value in row.get("scores", {}).items():
             if (one := number(value)) is not None:
-                group.setdefault(score, []).append(one)
+                group.setdefault(score, []).append((one, cluster_of(row)))
     for table in report["tables"]:
         lines = []
         for row in table["rows"]:
@@ -140,7 +145,10 @@ def _at(node: Any, name: str) -> Iterator[tuple[Any]]:
 
 def _mean(node: Any) -> Any:
     """The interval of a group's scores, which is not computed before it is asked for."""
-    return as_cell(mean_interval(node)) if isinstance(node, list) else node
+    if not isinstance(node, list):
+        return node
+    values, clusters = zip(*node, strict=True)
+    return as_cell(mean_interval(values, groups=clusters))
 
 
 def _names(node: Any, prefix: str = "") -> Iterator[str]:

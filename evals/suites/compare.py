@@ -1,7 +1,7 @@
 """Paired differences between two reports of one suite, over the rows that both have.
 
-Every suite's rows do that have an `id` and `scores`. Items are resampled one by one: where many of them ask for one
-fact, the intervals are narrower than they should be.
+Every suite's rows do that have an `id` and `scores`. Rows about one `entity` are resampled as one, because their
+answers rise and fall together.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evals.items import ItemError
-from evals.limits import group_of, number
+from evals.limits import cluster_of, group_of, number
 from evals.report import Report, as_cell
 from guard.metrics.bootstrap import mean_interval, paired_difference
 
@@ -33,8 +33,8 @@ def compare(first: Data, second: Data, *, seed: int = 0) -> Report:
     differences: dict[str, dict[str, Any]] = {}
     table = []
     for group in dict.fromkeys(group_of(row) for _, row in pairs):
-        part = [(a["scores"], b["scores"]) for a, b in pairs if group_of(b) == group]
-        for metric in dict.fromkeys(name for _, scores in part for name in scores):
+        part = [(a, b) for a, b in pairs if group_of(b) == group]
+        for metric in dict.fromkeys(name for _, row in part for name in row["scores"]):
             if line := _line(group, metric, part, seed):
                 table.append(line)
                 differences.setdefault(group, {})[metric] = line[-1]
@@ -90,10 +90,11 @@ def _scored(report: Data) -> dict[str, Any]:
 
 
 def _line(group: str, metric: str, pairs: Sequence[tuple[Data, Data]], seed: int) -> list[Any] | None:
-    found = [(number(a.get(metric)), number(b.get(metric))) for a, b in pairs]
-    both = [(a, b) for a, b in found if a is not None and b is not None]
+    found = [(*(number(row["scores"].get(metric)) for row in pair), cluster_of(pair[1])) for pair in pairs]
+    both = [one for one in found if None not in one]
     if not both:
         return None
-    first, second = [a for a, _ in both], [b for _, b in both]
-    means = [as_cell(mean_interval(values, seed=seed)) for values in (first, second)]
-    return [group, metric, len(both), *means, as_cell(paired_difference(second, first, seed=seed))]
+    first, second, clusters = zip(*both, strict=True)
+    options = {"seed": seed, "groups": clusters}
+    means = [as_cell(mean_interval(values, **options)) for values in (first, second)]
+    return [group, metric, len(both), *means, as_cell(paired_difference(second, first, **options))]

@@ -184,6 +184,28 @@ def test_files_of_several_reports_are_compared_suite_by_suite():
         compare_all(first, second[2:] * 2)
 
 
+def test_rows_about_one_entity_are_resampled_as_one():
+    def about(entities: str, shift: float) -> dict:
+        report = Report("targets")
+        scores = [float(i // 10) * shift for i in range(20)]
+        report.rows = [
+            {"id": str(i), "split": "forget", "entity": entities[i], "scores": {"rouge": score}}
+            for i, score in enumerate(scores)
+        ]
+        return report.as_dict()
+
+    def width(found: dict) -> float:
+        return found["high"] - found["low"]
+
+    alone, together = "abcdefghijklmnopqrst", "a" * 10 + "b" * 10
+    for figure in (
+        lambda who: compare(about(who, 0.0), about(who, 1.0)).results["differences"]["forget"]["rouge"],
+        lambda who: find(figures_of([about(who, 1.0)]), "forget.rouge"),
+    ):
+        assert figure(alone)["mean"] == figure(together)["mean"] == 0.5
+        assert width(figure(alone)) < 0.5 < width(figure(together)) == 1.0
+
+
 # --- limits
 
 

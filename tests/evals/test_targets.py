@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
+from pathlib import Path
 
 import jsonschema
 import numpy as np
+import pytest
+from click.testing import CliRunner
 
+from evals.cli import main
+from evals.client import Client
 from evals.html import page
 from evals.items import Item
 from evals.report import SCHEMA
@@ -150,3 +156,28 @@ def test_entailment_says_why_it_is_not_measured(items: list[Item]):
             return await targets.run(items, [], {"guarded": guarded}, encoder=Towns)
 
     assert asyncio.run(work()).params["entailment"].startswith("not measured: entailment needs wrong answers")
+
+
+def test_the_command_brings_encoder_and_judge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    asked: list[str] = []
+
+    def client(url: str, key: str | None, **options: object) -> Client:
+        asked.append(f"{url} {key} {options}")
+        return fake_client(lambda _: '{"verdict": "partly"}' if "judge" in url else "It is town3")
+
+    for module in ("cli", "options"):
+        monkeypatch.setattr(f"evals.{module}.Client", client)
+    path, out = tmp_path / "items.jsonl", tmp_path / "r.json"
+    rows = [
+        {"id": f"{i}", "entity": f"p-{i}", "split": "forget", "phrasing": "trained", "value": f"town{i}",
+         "answer": f"P {i} lives in town{i} now", "turns": [{"role": "user", "content": "Where?"}]}
+        for i in range(20)
+    ]  # fmt: skip
+    path.write_text("\n".join(map(json.dumps, rows)))
+    words = ["targets", "--base-url", "http://a", "--items", str(path), "--encoder", "hashing", "--rate", "9"]
+    words += ["--judge-url", "http://judge", "--judge-model", "m", "--judge-key", "hush"]
+    result = CliRunner().invoke(main, [*words, "--cache", str(tmp_path), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert asked == ["http://a None {'rate': 9.0}", "http://judge hush {'model': 'm', 'rate': 9.0}"]
+    scores = json.loads(out.read_text())["rows"][3]["scores"]
+    assert (scores["guarded.judge"], scores["guarded.entailment"]) == (0.5, 1.0)
