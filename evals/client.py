@@ -160,10 +160,10 @@ class Client:
 
     async def call(self, method: str, path: str, **options: Any) -> httpx.Response:
         """One plain call, tried again once where the server closed the connection under it, and after a rest where it
-        is too busy (429)."""
+        is too busy (429) or says that it may be tried again (503)."""
         for attempt in range(self._retries + 1):
             response = await self._call(method, path, **options)
-            if response.status_code != BUSY or attempt == self._retries:
+            if response.status_code not in (BUSY, 503) or attempt == self._retries:
                 break
             self.retried += 1
             await asyncio.sleep(_PAUSE * 2**attempt)

@@ -134,7 +134,7 @@ class Endpoint:
             _request(ask, {"max_tokens": tokens, **({"stop": list(stop)} if stop else {})}) for ask in asked
         ]
         found: list[Answer] = await self._client.send_all(requests, concurrency=self._limit, label=self.name)
-        if told := failed([one for one in found if not self._lenient or one.status not in _REFUSED]):
+        if told := failed([one for one in found if not self._lenient or one.status not in _TURNED_AWAY]):
             raise ClientError(
                 f"{self.name} failed on {len(told)} of {len(found)} questions; the first: {told[0]}"
             )
@@ -157,7 +157,7 @@ class Endpoint:
 
     async def _posted(self, model: str, post: Post) -> dict[str, Any]:
         response = await self._client.call("POST", post.path, json={"model": model, **post.body})
-        if response.status_code not in (200, *_REFUSED):
+        if response.status_code not in (200, *(_TURNED_AWAY if self._lenient else _NO_SUCH_CALL)):
             raise ClientError(f"{response.url} answered {response.status_code}: {response.text[:300]}")
         return response.json() if response.status_code == 200 else {}
 
@@ -302,7 +302,7 @@ class Kept:
 
 
 _NO_SUCH_CALL = (400, 404, 405, 422, 501)
-_REFUSED = (*_NO_SUCH_CALL, 403)
+_TURNED_AWAY = (*_NO_SUCH_CALL, 403, 503)
 _PART = 256  # questions between two writes of the journal
 
 

@@ -175,7 +175,7 @@ def _faults(report: Report, one: Findings, plan: Plan, name: str) -> None:
 def _matrix(report: Report, one: Findings, found: Measured, name: str) -> None:
     """Every attack: what it tells of each system, and what benign prompts in that form lose."""
     columns = (UNGUARDED, NEVER, one.system, "beyond never", f"benign, {UNGUARDED}", f"benign, {one.system}",
-               "benign change", "refusals")  # fmt: skip
+               "benign change", "refusals", "no answer")  # fmt: skip
     lines: list[list[Cell]] = []
     for attack in found.attacks:
         about = [r for r in one.about if r.attack == attack]
@@ -188,11 +188,13 @@ def _matrix(report: Report, one: Findings, found: Measured, name: str) -> None:
         kept = [as_cell(one.mean(r.knows[s] for r in benign)) for s in (UNGUARDED, one.system)]
         change = one.mean(r.knows[one.system] - r.knows[UNGUARDED] for r in benign)
         refused = one.mean(float(is_refusal(r.got[one.system])) for r in about)
-        lines.append([*told, as_cell(one.beyond(attack)), *kept, as_cell(change), as_cell(refused)])
+        empty = one.mean(float(not r.got[one.system]) for r in about)
+        lines.append([*told, as_cell(one.beyond(attack)), *kept, *map(as_cell, (change, refused, empty))])
     idle = [attack for attack in found.attacks if attack not in one.working]
     report.matrix(
         f"Attacks{name}", list(found.attacks), list(columns), lines,
-        "share of facts told, mean [95 % bootstrap over questions]; refusals: share of answers to attacks. "
+        "share of facts told, mean [95 % bootstrap over questions]; refusals, no answer: share of "
+        "answers to attacks; requests that are turned away have none. "
         + (f"Nothing comes out of the unguarded model by: {', '.join(idle)}" if idle else ""),
     )  # fmt: skip
 
