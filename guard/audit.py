@@ -126,9 +126,7 @@ class DecisionLog:
         admissions = tuple(context.admissions.values())
         judged = (match for admission in admissions for match in admission.decision.matches)
         matches = _strongest((*context.withheld, *judged))
-        action = _action(admissions, status)
-        if context.withheld and action == "allow":
-            action = "intervene"
+        action = action_of(context, status)
         body = {
             "id": context.decision_id,
             "time": datetime.fromtimestamp(context.received_at, UTC).isoformat(),
@@ -169,11 +167,14 @@ class DecisionLog:
         return self._secrets.digest("prompt", *prompts)
 
 
-def _action(admissions: tuple[Admission, ...], status: int) -> Action:
+def action_of(context: RequestContext, status: int) -> Action:
     """The strictest of the request's verdicts; what failed before a verdict was refused."""
-    if not admissions:
-        return "refuse" if status >= 400 else "allow"
-    return max((a.decision.action for a in admissions), key=_SEVERITY.index)
+    verdicts = [a.decision.action for a in context.admissions.values()]
+    if not verdicts:
+        verdicts.append("refuse" if status >= 400 else "allow")
+    if context.withheld:
+        verdicts.append("intervene")
+    return max(verdicts, key=_SEVERITY.index)
 
 
 def _strongest(matches: Iterable[Match]) -> list[Match]:

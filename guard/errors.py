@@ -17,7 +17,11 @@ LetheError
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
+
+Reason = Literal["timeout", "queue", "detection", "output", "edit", "adapter", "engine", "store", "other"]
+"""What kept the guard from vouching: a judgement of the prompt was late, found too many others waiting, or failed; one
+of the answer failed; an edit was not confirmed; an adapter is not to be had; engine or store do not answer."""
 
 
 class LetheError(Exception):
@@ -68,6 +72,11 @@ class ArtifactError(LetheError):
 
 class GuardUnavailable(LetheError):
     status, code, kind = 503, "guard_unavailable", "server_error"
+    reason: Reason = "other"
+
+    def __init__(self, message: str, *, reason: Reason = "other") -> None:
+        super().__init__(message)
+        self.reason = reason
 
 
 class ConfigError(LetheError):

@@ -243,7 +243,8 @@ class Ledger:
             if isinstance(entry, Enforced) and entry.in_force(now)
         }
         gate = self._build_gate([entry.compiled for entry in in_force.values()])
-        snapshot = Snapshot(commit(), gate, MappingProxyType(in_force), watches_of(in_force.values()))
+        watches = watches_of(in_force.values())
+        snapshot = Snapshot(commit(), gate, MappingProxyType(in_force), watches, now.timestamp())
         return State(snapshot, MappingProxyType(dict(entries)))
 
     @staticmethod

@@ -211,6 +211,14 @@ class Library:
         """Digests that every worker must hold."""
         return {*self._loaded, *self._prepared} - self._heads.keys()
 
+    def counts(self) -> dict[str, int]:
+        """How many artifacts are loaded, made of the targets themselves, or refused."""
+        return {
+            "loaded": len(self._loaded),
+            "prepared": len(self._prepared),
+            "refused": len(self._refused),
+        }
+
     def rows(self) -> Iterator[dict[str, Any]]:
         """The store's artifacts as reads show them. What methods prepared holds targets' texts and is not shown."""
         for digest in self.store.digests():

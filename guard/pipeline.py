@@ -16,7 +16,7 @@ from guard.decide import decide
 from guard.detection.base import CompiledTarget
 from guard.detection.literals import Found, Hit
 from guard.detection.tools import Tool
-from guard.errors import GuardUnavailable
+from guard.errors import GuardUnavailable, Reason
 from guard.interventions.guard_prompt import last_user_start
 from guard.meaning import Meaning
 from guard.snapshot import Gate, Snapshot
@@ -45,6 +45,7 @@ Detected = tuple[tuple[Detection, ...], dict[str, float], tuple[Span, ...]]
 _LEAVE_OUT = "Answer without saying anything about {}, and without that name.\n"
 NOTHING: Detected = ((), {}, ())
 _REASONS = {TimeoutError: "timeout", OverflowError: "too many requests"}
+_KINDS: dict[type[Exception], Reason] = {TimeoutError: "timeout", OverflowError: "queue"}
 
 
 @dataclass
@@ -70,6 +71,11 @@ class Guard:
     extent: Extent = field(default_factory=Extent)
     bypasses: int = 0
     _judging: int = 0
+
+    @property
+    def judging(self) -> int:
+        """Prompts that are judged now or wait for it."""
+        return self._judging
 
     async def admit(self, prompt: Prompt, context: RequestContext | None) -> Admission:
         """The decision on `prompt` with the plan that carries it out.
@@ -137,7 +143,8 @@ class Guard:
         reason = _REASONS.get(type(error), type(error).__name__)
         if any(t.spec.policy.on_error == "closed" for t in snapshot.binding(*_whose(context))):
             log.error("detection failed (%s); the request is refused", reason)
-            raise GuardUnavailable("The request could not be checked; try again.") from None
+            kind = _KINDS.get(type(error), "detection")
+            raise GuardUnavailable("The request could not be checked; try again.", reason=kind) from None
         self.bypasses += 1
         log.critical("detection failed (%s); the request passes unchecked by policy", reason)
         if context is not None:

@@ -11,19 +11,21 @@ import asyncio
 import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from guard import specs
 from guard.errors import BadRequest, Forbidden, LetheError, NotFound, PreconditionFailed
 from guard.importing import plan_import
-from guard.ledger import Entry, Failed, Ledger
+from guard.ledger import Entry, Failed, Ledger, TargetState
 from guard.library import Library, Workers
 from guard.snapshot import BuildGate, Compile, Enforced, Snapshot
 from guard.store import Store
 from guard.targets import StoredTarget, TargetSpec, slug_of
+from guard.types import Mode
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -287,9 +289,14 @@ class Register:
             found.append(self._render(entry))
         return found, None
 
+    def census(self) -> Counter[tuple[TargetState, Mode]]:
+        """How many targets there are, by state and mode."""
+        entries = self._ledger.state.entries.values()
+        return Counter((self._ledger.state_of(entry), entry.stored.spec.mode) for entry in entries)
+
     def status(self) -> dict[str, Any]:
         """Counts by state, and what failed at start with its reason."""
-        counts = dict.fromkeys(("pending", "active", "failed", "expired"), 0)
+        counts = dict.fromkeys(get_args(TargetState), 0)
         entries = list(self._entries(None))
         for entry in entries:
             counts[self._ledger.state_of(entry)] += 1

@@ -116,13 +116,15 @@ class Enforced:
 class Snapshot:
     """`targets` holds exactly those that `gate` detects, by id; `version` names this state and no other.
 
-    `watches` are the activation gates that their rungs ask for.
+    `watches` are the activation gates that their rungs ask for; `made_at` is when it was put in force, in seconds since
+    the epoch.
     """
 
     version: int
     gate: Gate
     targets: Mapping[str, Enforced] = field(default_factory=lambda: MappingProxyType({}))
     watches: tuple[Watch, ...] = ()
+    made_at: float = 0.0
 
     @property
     def armed(self) -> bool:

@@ -92,7 +92,7 @@ class Speech:
             raise
         except Exception as error:
             log.exception("an answer could not be judged")
-            raise GuardUnavailable("The answer could not be checked; try again.") from error
+            raise GuardUnavailable("The answer could not be checked; try again.", reason="output") from error
         self.hit = meant or literal
         begun, self.left = self.left, max(self.left, min(self._literal, self._meant))
         return self._text[begun : self.left]

@@ -28,6 +28,7 @@ from server.checks import Checker, Scorer
 from server.gate import GateServices
 from server.health import health_router
 from server.jobs import Runner
+from server.metrics import Metrics, Sources
 
 if TYPE_CHECKING:
     from guard.engine.client import GuardedAsyncLLM
@@ -100,10 +101,16 @@ def attach(app: FastAPI, services: Services, engine: GuardedAsyncLLM, proof: Pro
     live = Live(services, engine, proof)
     limits = services.settings.limits
 
+    metrics = Metrics(
+        Sources(services.register, services.guard, services.log, services.library, services.store),
+        live.unready,
+    )
+
     async def render(body: dict[str, Any], messages: tuple[Message, ...]) -> Prompt:
         return await serving.render(app, engine, body, messages)
 
     def record(context: RequestContext, status: int, finished_at: float) -> None:
+        metrics.count(context, status, finished_at)
         services.log.record(context, status=status, finished_at=finished_at)
 
     check = Checker(services.guard, render, engine.model_config.served_model_name, limits.max_n)
@@ -123,10 +130,12 @@ def attach(app: FastAPI, services: Services, engine: GuardedAsyncLLM, proof: Pro
         )
     )
     app.include_router(health_router(live.unready))
+    metrics.mount(app)
     app.openapi_schema = None
     app.state.lethe = GateServices(
         require=services.authenticator.require,
         record=record,
+        failed=metrics.failed,
         open_inference=services.open_inference,
         max_body_bytes=services.settings.server.max_body_bytes,
         max_n=limits.max_n,

@@ -43,10 +43,15 @@ class Caller(Protocol):
 
 @dataclass
 class GateServices:
-    """What the gate needs; the launcher puts one on `app.state.lethe` before the first request is served."""
+    """What the gate needs; the launcher puts one on `app.state.lethe` before the first request is served.
+
+    `record` is given every judged request when it has ended, `failed` the error of one that ended before it had a
+    context.
+    """
 
     require: Callable[[str | None, Permission], Caller]
     record: Callable[[RequestContext, int, float], None]
+    failed: Callable[[LetheError], None]
     open_inference: bool
     max_body_bytes: int
     max_n: int
@@ -98,6 +103,7 @@ class Gate:
             bounded = _bounded(receive, services.max_body_bytes, headers)
             await self.app(scope, bounded, _echoing(send, headers))
         except LetheError as error:
+            services.failed(error)
             await send_error(send, error, headers)
 
     def _authorise(self, services: GateServices, route: Route, scope: Scope, headers: Headers) -> Caller:

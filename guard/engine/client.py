@@ -223,7 +223,9 @@ class GuardedAsyncLLM(AsyncLLM):
             raise
         except Exception as error:
             log.exception("a prompt could not be judged")
-            raise GuardUnavailable("The request could not be checked; try again.") from error
+            raise GuardUnavailable(
+                "The request could not be checked; try again.", reason="detection"
+            ) from error
         if context is not None:
             context.admissions[prompt.token_ids] = admission
         return admission
@@ -304,7 +306,7 @@ class GuardedAsyncLLM(AsyncLLM):
 
     def _guard(self) -> Admitter:
         if self.guard is None:
-            raise GuardUnavailable("The guard is not attached yet; try again.")
+            raise GuardUnavailable("The guard is not attached yet; try again.", reason="engine")
         return self.guard
 
     def _reply_to(self, call: Call, admission: Admission) -> Reply | None:

@@ -20,6 +20,7 @@ class Unavailable(GuardUnavailable, RetryableRequestError):
     def __init__(self, error: LetheError) -> None:
         RetryableRequestError.__init__(self, error.message)
         self.message, self.param, self.details = error.message, error.param, error.details
+        self.reason = error.reason if isinstance(error, GuardUnavailable) else "other"
 
 
 class Refused(BadRequest, VLLMValidationError):

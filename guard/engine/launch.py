@@ -81,6 +81,7 @@ def pin_environment(environ: MutableMapping[str, str] = os.environ) -> None:
     for name, why in (
         ("VLLM_USE_RUST_FRONTEND", "it bypasses the guard"),
         ("VLLM_DISABLE_REQUEST_ID_RANDOMIZATION", "requests with equal ids could be mixed up"),
+        ("PROMETHEUS_MULTIPROC_DIR", "one process serves here, and /metrics would count it twice"),
     ):
         if environ.get(name, "0").lower() not in ("", "0", "false"):
             raise ConfigError(f"{name} is set, but {why}; unset it.")

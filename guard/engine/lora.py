@@ -125,7 +125,7 @@ class Adapters:
 
     def _request(self, digest: str) -> LoRARequest:
         if digest not in self._known:
-            raise GuardUnavailable("An adapter is not loaded; try again.")
+            raise GuardUnavailable("An adapter is not loaded; try again.", reason="adapter")
         return self._known[digest]
 
     async def _bring(self, digest: str) -> None:
@@ -141,7 +141,7 @@ class Adapters:
             await self._engine.add_lora(request)
         except Exception as error:
             log.exception("the engine does not take an adapter in")
-            raise GuardUnavailable("An adapter could not be loaded; try again.") from error
+            raise GuardUnavailable("An adapter could not be loaded; try again.", reason="adapter") from error
         self._held[digest] = 0
 
     async def _wait(self) -> None:

@@ -117,7 +117,7 @@ class Reports:
         records = expected.records.get(sample, [])
         if len(records) < self._workers or not all(_adds_up(r, expected.edits) for r in records):
             log.error("an edited request is not confirmed: %s", _why(records))
-            raise GuardUnavailable("The answer could not be vouched for; try again.")
+            raise GuardUnavailable("The answer could not be vouched for; try again.", reason="edit")
         return records[0].edits
 
     async def confirm_end(self, ticket: str, sample: int) -> None:
@@ -141,7 +141,7 @@ class Reports:
         self._failed_on_the_way(records)
         if not records:
             log.error("an observed request is not confirmed: %s", _why(records))
-            raise GuardUnavailable("The answer could not be vouched for; try again.")
+            raise GuardUnavailable("The answer could not be vouched for; try again.", reason="edit")
         return tuple(expected.sightings)
 
     async def scores(self, ticket: str) -> tuple[float, ...]:
@@ -160,7 +160,7 @@ class Reports:
     def _failed_on_the_way(self, records: list[Record]) -> None:
         if any(record.error is not None for record in records):
             log.error("a request failed on the way: %s", _why(records))
-            raise GuardUnavailable("The answer could not be vouched for; try again.")
+            raise GuardUnavailable("The answer could not be vouched for; try again.", reason="edit")
 
     async def _fresh_round(self) -> None:
         """A drain that was under way when we came may have left before our record was written: not that one."""
@@ -175,7 +175,7 @@ class Reports:
             # Shielded: the round serves everybody who waits, also when one of them goes away.
             await asyncio.wait_for(asyncio.shield(self._round), self._timeout_s)
         except TimeoutError:
-            raise GuardUnavailable("The engine does not answer; try again.") from None
+            raise GuardUnavailable("The engine does not answer; try again.", reason="engine") from None
 
     async def _collect(self) -> None:
         try:

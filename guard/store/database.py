@@ -85,7 +85,8 @@ class Database:
                 raw.close()
         if busy:
             raise GuardUnavailable(
-                "The target is deleted, but its log is still in use; the next purge or restart erases that."
+                "The target is deleted, but its log is still in use; the next purge or restart erases that.",
+                reason="store",
             )
 
     def close(self) -> None:
@@ -125,7 +126,7 @@ class Database:
             raise  # not a failure of the database but its answer
         except (DatabaseError, sa.exc.TimeoutError) as error:
             reason = _first_line(getattr(error, "orig", None) or error)
-            raise GuardUnavailable(f"The store does not answer: {reason}.") from error
+            raise GuardUnavailable(f"The store does not answer: {reason}.", reason="store") from error
 
 
 def next_snapshot(connection: sa.Connection) -> int:

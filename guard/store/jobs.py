@@ -129,6 +129,12 @@ class Jobs:
         with self._database.read() as connection:
             return [self._open(row) for row in connection.execute(query)]
 
+    def counts(self) -> dict[State, int]:
+        """How many jobs there are in each state; states without any are left out."""
+        query = sa.select(jobs.c.state, sa.func.count()).group_by(jobs.c.state)
+        with self._database.read() as connection:
+            return {row[0]: row[1] for row in connection.execute(query)}
+
     def claim(self, runner: str, now: float, lease: float) -> Job | None:
         """The oldest job of the queue, now `runner`'s until `lease`; None: there is none."""
         waiting = sa.select(jobs.c.id).where(jobs.c.state == "queued").order_by(jobs.c.created_at, jobs.c.id)

@@ -98,6 +98,7 @@ def test_the_operators_own_environment_is_kept():
         ("VLLM_USE_RUST_FRONTEND", "1"),
         ("VLLM_USE_RUST_FRONTEND", "true"),
         ("VLLM_DISABLE_REQUEST_ID_RANDOMIZATION", "1"),
+        ("PROMETHEUS_MULTIPROC_DIR", "/tmp/metrics"),
     ],
 )
 def test_an_environment_that_goes_round_the_guard_is_refused(name, value):

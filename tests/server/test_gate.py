@@ -100,7 +100,12 @@ def records():
 
 
 @pytest.fixture
-def app(engine, records):
+def failures():
+    return []
+
+
+@pytest.fixture
+def app(engine, records, failures):
     routes = [
         Route(CHAT, engine.chat, methods=["POST"]),
         Route("/v1/responses", engine.respond, methods=["POST"]),
@@ -112,6 +117,7 @@ def app(engine, records):
     app.state.lethe = GateServices(
         require=require,
         record=lambda context, status, now: records.append(SimpleNamespace(context=context, status=status)),
+        failed=failures.append,
         open_inference=False,
         max_body_bytes=1_000,
         max_n=4,

@@ -1,0 +1,325 @@
+"""`GET /metrics`: vLLM's metrics and ours. `TABLE` holds all of ours, and every value that a label of them can have.
+
+What a request came to is counted once, when it ends, whatever the engine had to run for it: vLLM counts the tokens of
+runs that the guard gave up too, and nothing of replies that the guard gave. What is kept elsewhere anyway (the
+register, the decision log, the store) is read when somebody asks for the page. No target is named.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import product
+from typing import Any, Literal, get_args
+
+from fastapi import FastAPI
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, Histogram, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.registry import Collector
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from guard import interventions
+from guard.audit import DecisionLog, action_of
+from guard.context import RequestContext
+from guard.errors import GuardUnavailable, LetheError, Reason
+from guard.ledger import TargetState
+from guard.library import Library
+from guard.pipeline import Guard
+from guard.register import Register
+from guard.store import Store
+from guard.store.jobs import State as JobState
+from guard.targets import Policy
+from guard.types import Action, Mode, Site
+from server.routes import TABLE as ROUTES
+
+PROBE_SECONDS = 2.0
+OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Where numbers are kept that a page shows; `ready` was asked for this page."""
+
+    register: Register
+    guard: Guard
+    log: DecisionLog
+    library: Library
+    store: Store
+    ready: bool = False
+
+
+Read = Callable[[Sources], Mapping[Any, float]]
+"""A number for each tuple of label values, in the order of the metric's labels."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """A metric: its name (with the unit), what it tells, and every value that its labels can have beside `other`.
+
+    With `read` its numbers are read for each page; without, they are counted as requests end. `buckets` are those of a
+    histogram, in its unit.
+    """
+
+    kind: Literal["counter", "gauge", "histogram"]
+    name: str
+    help: str
+    labels: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    read: Read | None = None
+    buckets: tuple[float, ...] = ()
+
+    @property
+    def series(self) -> Iterator[tuple[str, ...]]:
+        """Every combination of label values."""
+        return product(*self.labels.values())
+
+
+def _one(read: Callable[[Sources], float]) -> Read:
+    """The reading of a metric without labels."""
+    return lambda of: {(): read(of)}
+
+
+def _each(read: Callable[[Sources], Mapping[Any, float]]) -> Read:
+    """The reading of a metric with one label."""
+    return lambda of: {(value,): number for value, number in read(of).items()}
+
+
+def _answers(store: Store) -> bool:
+    try:
+        _ = store.snapshot
+    except LetheError:
+        return False
+    return True
+
+
+ACTIONS, SITES, REASONS = get_args(Action), get_args(Site), get_args(Reason)
+GENERATING = (*(route.path for route in ROUTES if route.generates), OTHER)
+METHODS = (*interventions.TABLE, "output_filter", OTHER)
+POLICIES = get_args(Policy.model_fields["output"].annotation)
+
+TABLE: tuple[Metric, ...] = (
+    Metric(
+        "counter",
+        "lethe_requests_total",
+        "Judged requests that ended, by the strictest verdict on them.",
+        {"route": GENERATING, "action": ACTIONS},
+    ),
+    Metric(
+        "histogram",
+        "lethe_request_seconds",
+        "Time from a judged request to the end of its answer.",
+        {"action": ACTIONS},
+        buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300),
+    ),
+    Metric(
+        "histogram",
+        "lethe_detection_seconds",
+        "Time to judge one prompt: detection, decision and plan.",
+        buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2, 5, 10, 60),
+    ),
+    Metric(
+        "gauge",
+        "lethe_judging",
+        "Prompts that are being judged or wait for it; detection.queue is the most.",
+        read=_one(lambda of: of.guard.judging),
+    ),
+    Metric(
+        "counter",
+        "lethe_interventions_total",
+        "Requests to which a method was applied; output_filter is the guard of answers.",
+        {"method": METHODS},
+    ),
+    Metric(
+        "counter",
+        "lethe_output_events_total",
+        "Forbidden texts found in answers, by what was said and what was done.",
+        {"said": ("name", "answer", "meaning"), "action": POLICIES},
+    ),
+    Metric("counter", "lethe_tools_withheld_total", "Tools that were taken out of requests."),
+    Metric("counter", "lethe_shadow_matches_total", "Requests that a target in shadow mode matched."),
+    Metric(
+        "counter",
+        "lethe_edit_positions_total",
+        "Token positions of edits: planned, computed with the edit, and served from the request's own cache.",
+        {"site": SITES, "count": ("planned", "applied", "from_cache")},
+    ),
+    Metric(
+        "counter",
+        "lethe_unavailable_total",
+        "Requests that the guard could not vouch for: 503, or an answer that broke off.",
+        {"reason": REASONS},
+    ),
+    Metric(
+        "counter",
+        "lethe_bypasses_total",
+        "Judgements that failed and were passed over, as policy.on_error: open says.",
+        read=_one(lambda of: of.guard.bypasses),
+    ),
+    Metric(
+        "counter",
+        "lethe_decisions_dropped_total",
+        "Decisions that are missing in the decision log.",
+        read=_one(lambda of: of.log.dropped),
+    ),
+    Metric(
+        "gauge",
+        "lethe_ready",
+        "1 if a probe of readiness, made for this page, succeeded.",
+        read=_one(lambda of: of.ready),
+    ),
+    Metric(
+        "gauge",
+        "lethe_snapshot_version",
+        "Number of the state of targets that this server enforces.",
+        read=_one(lambda of: of.register.snapshot.version),
+    ),
+    Metric(
+        "gauge",
+        "lethe_snapshot_timestamp_seconds",
+        "When that state was put in force here, since the epoch.",
+        read=_one(lambda of: of.register.snapshot.made_at),
+    ),
+    Metric("gauge", "lethe_store_up", "1 if the store answers.", read=_one(lambda of: _answers(of.store))),
+    Metric(
+        "gauge",
+        "lethe_store_snapshot_version",
+        "Number of the newest state of targets in the store.",
+        read=_one(lambda of: of.store.snapshot),
+    ),
+    Metric(
+        "gauge",
+        "lethe_targets",
+        "Targets by state and mode.",
+        {"state": get_args(TargetState), "mode": get_args(Mode)},
+        read=lambda of: of.register.census(),
+    ),
+    Metric(
+        "gauge",
+        "lethe_jobs",
+        "Jobs in the store by state.",
+        {"state": get_args(JobState)},
+        read=_each(lambda of: of.store.jobs.counts()),
+    ),
+    Metric(
+        "gauge",
+        "lethe_artifacts",
+        "Artifacts that are in use, made of the targets themselves, or refused.",
+        {"state": ("loaded", "prepared", "refused")},
+        read=_each(lambda of: of.library.counts()),
+    ),
+)
+
+
+_BY_NAME = {metric.name: metric for metric in TABLE}
+
+
+class Metrics:
+    """Counts what requests came to, and writes the page. `unready` gives the reason against readiness, or None."""
+
+    def __init__(self, sources: Sources, unready: Callable[[], Awaitable[str | None]]) -> None:
+        self._sources = sources
+        self._unready = unready
+        self._counts = {m.name: _counted(m) for m in TABLE if m.read is None}
+
+    def count(self, context: RequestContext, status: int, finished_at: float) -> None:
+        """A request has ended, `finished_at` seconds since the epoch."""
+        action, admissions = action_of(context, status), context.admissions.values()
+        self._add("lethe_requests_total", context.route, action)
+        self._observe("lethe_request_seconds", finished_at - context.received_at, action)
+        for admission in admissions:
+            self._observe("lethe_detection_seconds", admission.decision.timings_ms.get("total", 0.0) / 1000)
+        if any(match.shadow for admission in admissions for match in admission.decision.matches):
+            self._add("lethe_shadow_matches_total")
+        for method in context.applied:
+            self._add("lethe_interventions_total", method)
+        for edit in context.edits:
+            for part in ("planned", "applied", "from_cache"):
+                self._add("lethe_edit_positions_total", edit.site, part, amount=getattr(edit, part))
+        for event in context.events:
+            if event["event"] == "output":
+                self._add("lethe_output_events_total", event["said"], event["action"])
+            elif event["event"] == "tools_withheld":
+                self._add("lethe_tools_withheld_total", amount=event["withheld"])
+        if context.failure is not None:
+            self.failed(context.failure)
+
+    def failed(self, error: LetheError) -> None:
+        """A request ended with `error`."""
+        if error.status == GuardUnavailable.status:
+            self._add("lethe_unavailable_total", getattr(error, "reason", OTHER))
+
+    def mount(self, app: FastAPI) -> None:
+        """Answer `/metrics` in the place of vLLM's own page, which is a part of ours."""
+        app.router.routes[:0] = [Route(path, self._answer) for path in ("/metrics", "/metrics/")]
+
+    async def _answer(self, request: Request) -> Response:
+        try:
+            ready = await asyncio.wait_for(self._unready(), PROBE_SECONDS) is None
+        except TimeoutError:
+            ready = False
+        page = await asyncio.to_thread(self.page, ready=ready)
+        return Response(page, headers={"content-type": CONTENT_TYPE_LATEST, "cache-control": "no-store"})
+
+    def page(self, *, ready: bool) -> bytes:
+        """What vLLM counts in this process, and ours. Blocks while the store is read."""
+        ours = _Families([*self._families(replace(self._sources, ready=ready))])
+        return generate_latest(REGISTRY) + generate_latest(ours)
+
+    def _families(self, sources: Sources) -> Iterator[Family]:
+        for metric in TABLE:
+            if metric.read is not None:
+                yield _reading(metric, metric.read, sources)
+                continue
+            for family in self._counts[metric.name].collect():
+                family.samples = [s for s in family.samples if not s.name.endswith("_created")]
+                yield family
+
+    def _add(self, name: str, *values: str, amount: float = 1) -> None:
+        self._of(name, values).inc(amount)
+
+    def _observe(self, name: str, seconds: float, *values: str) -> None:
+        self._of(name, values).observe(seconds)
+
+    def _of(self, name: str, values: tuple[str, ...]) -> Any:
+        """The series of a metric; a label value that the table does not have counts as `other`."""
+        if not values:
+            return self._counts[name]
+        sets = _BY_NAME[name].labels.values()
+        known = (value if value in all_ else OTHER for value, all_ in zip(values, sets, strict=True))
+        return self._counts[name].labels(*known)
+
+
+@dataclass(frozen=True, slots=True)
+class _Families(Collector):
+    families: list[Family]
+
+    def collect(self) -> list[Family]:
+        return self.families
+
+
+def _counted(metric: Metric) -> Counter | Histogram:
+    """All series from the beginning: the first event of a kind must show as an increase."""
+    counts: Counter | Histogram
+    if metric.kind == "histogram":
+        counts = Histogram(metric.name, metric.help, metric.labels, registry=None, buckets=metric.buckets)
+    else:
+        counts = Counter(metric.name, metric.help, metric.labels, registry=None)
+    for values in metric.series if metric.labels else ():
+        counts.labels(*values)
+    return counts
+
+
+def _reading(metric: Metric, read: Read, sources: Sources) -> Family:
+    """The metric as it is now; without any series where the store does not answer."""
+    kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
+    family = kind(metric.name, metric.help, labels=[*metric.labels])
+    try:
+        found = read(sources)
+    except LetheError:
+        return family
+    for values in metric.series:
+        family.add_metric(values, float(found.get(values, 0)))
+    return family
