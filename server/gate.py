@@ -23,7 +23,7 @@ from guard.context import RequestContext
 from guard.errors import LetheError, NotFound, TooLarge, Unauthorized
 from server import bodies, tools
 from server.auth import Permission
-from server.responder import Responder, request_id_header, send_error
+from server.responder import NO_STORE, Responder, request_id_header, send_error
 from server.routes import Access, Route, find
 from server.stored import ResponseOwners, Still, read_again
 
@@ -91,7 +91,7 @@ class Gate:
                         self.app,
                         scope,
                         receive,
-                        _echoing(send, headers),
+                        _echoing(send, headers, NO_STORE),
                         made,
                         services.still,
                         stream=stream not in ("false", "0", "no", "off", ""),
@@ -253,12 +253,13 @@ def _with_length(scope: Scope, raw: bytes) -> Scope:
     return {**scope, "headers": [*kept, (b"content-length", str(len(raw)).encode())]}
 
 
-def _echoing(send: Send, headers: Headers) -> Send:
-    """Echo `x-request-id` on routes that do not generate."""
+def _echoing(send: Send, headers: Headers, *more: tuple[bytes, bytes]) -> Send:
+    """Echo `x-request-id` on routes that do not generate, with `more` headers."""
 
     async def echo(message: Message) -> None:
         if message["type"] == "http.response.start":
-            message = {**message, "headers": [*message.get("headers", []), *request_id_header(headers)]}
+            own = [*message.get("headers", []), *more, *request_id_header(headers)]
+            message = {**message, "headers": own}
         await send(message)
 
     return echo

@@ -21,7 +21,8 @@ def health_router(unready: Callable[[], Awaitable[str | None]]) -> APIRouter:
     )
     async def readyz() -> JSONResponse:
         reason = await unready()
-        body = {"status": "ok"} if reason is None else {"status": "unready", "reason": reason}
-        return JSONResponse(body, status_code=200 if reason is None else 503)
+        if reason is None:
+            return JSONResponse({"status": "ok"})
+        return JSONResponse({"status": "unready", "reason": reason}, 503, {"Retry-After": "1"})
 
     return router

@@ -15,6 +15,7 @@ from guard.errors import BadRequest, LetheError
 from server import errors, wire
 
 REQUEST_ID_LENGTH = 256
+NO_STORE = (b"cache-control", b"no-store")
 
 
 class Responder:
@@ -53,7 +54,7 @@ class Responder:
         if not self._begun and not self._replaced:
             self._replaced = True
             self.status = error.status
-            await send_error(self._send, error, self._request_headers, self._own_headers())
+            await send_error(self._send, error, self._request_headers, self._id_header())
 
     async def _hold(self, message: Message) -> None:
         """Keep body messages until the verdict is known: a Responses stream speaks before it generates."""
@@ -107,7 +108,9 @@ class Responder:
         headers = MutableHeaders(raw=start["headers"])
         if self._buffers():
             headers["content-length"] = str(len(held[0]["body"]))
-        start["headers"].extend(self._own_headers() + request_id_header(self._request_headers))
+        # On every answer: a header on matched ones alone would tell the client which they are.
+        start["headers"].extend([NO_STORE] if self._generates else [])
+        start["headers"].extend(self._id_header() + request_id_header(self._request_headers))
         await self._send(start)
         for message in held:
             await self._pass(message)
@@ -128,14 +131,8 @@ class Responder:
             out, self._tail = out + self._tail, b""
         return out
 
-    def _own_headers(self) -> list[tuple[bytes, bytes]]:
-        if not self._generates:
-            return []
-        # On every answer: a header on matched ones alone would tell the client which they are.
-        return [
-            (b"x-lethe-decision-id", self._context.decision_id.encode()),
-            (b"cache-control", b"no-store"),
-        ]
+    def _id_header(self) -> list[tuple[bytes, bytes]]:
+        return [(b"x-lethe-decision-id", self._context.decision_id.encode())] if self._generates else []
 
 
 def request_id_header(headers: Headers) -> list[tuple[bytes, bytes]]:
@@ -149,8 +146,8 @@ def request_id_header(headers: Headers) -> list[tuple[bytes, bytes]]:
 async def send_error(
     send: Send, error: LetheError, headers: Headers, extra: list[tuple[bytes, bytes]] | None = None
 ) -> None:
-    """A whole response that carries `error` in OpenAI's shape."""
+    """A whole response that carries `error` in OpenAI's shape and may not be stored."""
     response = errors.response(error)
-    own = response.raw_headers + (extra or []) + request_id_header(headers)
+    own = [*response.raw_headers, NO_STORE, *(extra or ()), *request_id_header(headers)]
     await send({"type": "http.response.start", "status": response.status_code, "headers": own})
     await send({"type": "http.response.body", "body": response.body})

@@ -189,6 +189,37 @@ async def test_clean_answers_pass_untouched_with_the_decision_id(client, engine,
     assert records[0].context.tenant == "acme" and records[0].status == 200
 
 
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("action", ["allow", "intervene", "refuse"])
+async def test_no_answer_may_be_stored_on_its_way(client, engine, action, stream):
+    engine.admission = Admission(Decision(action, 1), Plan(reply=Reply() if action == "refuse" else None))
+    response = await client.post(CHAT, json={**BODY, "stream": stream})
+    assert response.status_code == 200 and response.headers.get_list("cache-control") == ["no-store"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [({"admission": "error"}, 400), ({"failure": GuardUnavailable("Try again.")}, 503), ({}, 401)],
+)
+async def test_no_error_may_be_stored_on_its_way(client, engine, change, status, stream):
+    if "admission" in change:
+        change = {"admission": matched(Reply("error", "Not here."))}
+    vars(engine).update(change)
+    headers = {"authorization": ""} if status == 401 else {}
+    response = await client.post(CHAT, json={**BODY, "stream": stream}, headers=headers)
+    assert response.status_code == status
+    assert response.headers.get_list("cache-control") == ["no-store"]
+    assert response.headers.get_list("retry-after") == (["1"] if status == 503 else [])
+
+
+@pytest.mark.parametrize("query", ["", "?stream=true"])
+async def test_a_stored_answer_may_not_be_stored_on_its_way(client, query):
+    made = (await client.post("/v1/responses", json={"input": "who?"})).json()["id"]
+    response = await client.get(f"/v1/responses/{made}{query}")
+    assert response.status_code == 200 and response.headers.get_list("cache-control") == ["no-store"]
+
+
 async def test_matched_answers_carry_no_likelihoods(client, engine):
     engine.admission = matched()
     assert (await client.post(CHAT, json=BODY)).json()["choices"][0]["logprobs"] is None

@@ -6,9 +6,12 @@ from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
 
+import httpx
 import pytest
+from fastapi import FastAPI
 
 from server.app import Live
+from server.health import health_router
 
 SOUND = {"guarded": True, "sites": [["embedding", None, "embed"]], "tables": ["a", "b"]}
 
@@ -54,3 +57,17 @@ async def test_an_engine_that_does_not_answer_is_not_ready():
     engine = Engine()
     engine.collective_rpc = None  # type: ignore[assignment]
     assert "TypeError" in await live(engine, set(), set()).unready()
+
+
+@pytest.mark.parametrize(("reason", "status"), [(None, 200), ("A worker has lost its edit sites.", 503)])
+async def test_a_server_that_is_not_ready_says_why_and_when_to_ask_again(reason, status):
+    async def unready() -> str | None:
+        return reason
+
+    app = FastAPI()
+    app.include_router(health_router(unready))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://lethe") as client:
+        response = await client.get("/readyz")
+        assert (await client.get("/livez")).status_code == 200
+    assert (response.status_code, response.json().get("reason")) == (status, reason)
+    assert response.headers.get("retry-after") == (None if reason is None else "1")
