@@ -40,6 +40,7 @@ class RequestContext:
     events: list[dict[str, Any]] = field(default_factory=list)
     replaced: bool = False  # the reply of a target took the place of an answer: it has no likelihoods
     broken: bool = False  # an answer ended within something that is parsed as a whole
+    begun_at: float | None = None  # when the first byte of the answer left
     failure: LetheError | None = None  # set by whoever raises it, so that the gate answers it in one shape
 
     @property

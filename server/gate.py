@@ -137,7 +137,7 @@ class Gate:
         headers = Headers(scope=scope)
         tenant = caller.tenant
         context = RequestContext(uuid.uuid4().hex, route.path, services.clock(), tenant=tenant)
-        responder = Responder(send, context, headers, generates=route.generates)
+        responder = Responder(send, context, headers, generates=route.generates, clock=services.clock)
         token = request_context.enter(context)
         try:
             raw = await _read(receive, services.max_body_bytes, headers)

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar, get_args
 
 from fastapi import FastAPI
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, Histogram, generate_latest
@@ -36,13 +36,23 @@ from guard.targets import Policy
 from guard.types import Action, Mode, Site
 from server.routes import TABLE as ROUTES
 
+T = TypeVar("T")
+
 PROBE_SECONDS = 2.0
 OTHER = "other"
 
 
 @dataclass(frozen=True, slots=True)
+class Stored:
+    """What the store says: the number of the newest state of targets, and how many jobs there are by state."""
+
+    snapshot: int
+    jobs: Mapping[JobState, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Sources:
-    """Where numbers are kept that a page shows; `ready` was asked for this page."""
+    """Where numbers are kept that a page shows. `ready` and `stored` are asked for anew; None: the store is away."""
 
     register: Register
     guard: Guard
@@ -50,10 +60,11 @@ class Sources:
     library: Library
     store: Store
     ready: bool = False
+    stored: Stored | None = None
 
 
-Read = Callable[[Sources], Mapping[Any, float]]
-"""A number for each tuple of label values, in the order of the metric's labels."""
+Read = Callable[[Sources], Mapping[Any, float] | None]
+"""A number for each tuple of label values, in the order of the metric's labels; None where there are none now."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,17 +93,9 @@ def _one(read: Callable[[Sources], float]) -> Read:
     return lambda of: {(): read(of)}
 
 
-def _each(read: Callable[[Sources], Mapping[Any, float]]) -> Read:
-    """The reading of a metric with one label."""
-    return lambda of: {(value,): number for value, number in read(of).items()}
-
-
-def _answers(store: Store) -> bool:
-    try:
-        _ = store.snapshot
-    except LetheError:
-        return False
-    return True
+def _stored(read: Callable[[Stored], Mapping[Any, float]]) -> Read:
+    """The reading of a metric that only the store can tell."""
+    return lambda of: read(of.stored) if of.stored else None
 
 
 ACTIONS, SITES, REASONS = get_args(Action), get_args(Site), get_args(Reason)
@@ -113,6 +116,13 @@ TABLE: tuple[Metric, ...] = (
         "Time from a judged request to the end of its answer.",
         {"action": ACTIONS},
         buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300),
+    ),
+    Metric(
+        "histogram",
+        "lethe_first_byte_seconds",
+        "Time from a judged request that streams to the first byte of its answer.",
+        {"action": ACTIONS},
+        buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
     ),
     Metric(
         "histogram",
@@ -182,12 +192,12 @@ TABLE: tuple[Metric, ...] = (
         "When that state was put in force here, since the epoch.",
         read=_one(lambda of: of.register.snapshot.made_at),
     ),
-    Metric("gauge", "lethe_store_up", "1 if the store answers.", read=_one(lambda of: _answers(of.store))),
+    Metric("gauge", "lethe_store_up", "1 if the store answers.", read=_one(lambda of: of.stored is not None)),
     Metric(
         "gauge",
         "lethe_store_snapshot_version",
         "Number of the newest state of targets in the store.",
-        read=_one(lambda of: of.store.snapshot),
+        read=_stored(lambda stored: {(): stored.snapshot}),
     ),
     Metric(
         "gauge",
@@ -201,14 +211,14 @@ TABLE: tuple[Metric, ...] = (
         "lethe_jobs",
         "Jobs in the store by state.",
         {"state": get_args(JobState)},
-        read=_each(lambda of: of.store.jobs.counts()),
+        read=_stored(lambda stored: {(state,): number for state, number in stored.jobs.items()}),
     ),
     Metric(
         "gauge",
         "lethe_artifacts",
         "Artifacts that are in use, made of the targets themselves, or refused.",
         {"state": ("loaded", "prepared", "refused")},
-        read=_each(lambda of: of.library.counts()),
+        read=lambda of: {(state,): number for state, number in of.library.counts().items()},
     ),
 )
 
@@ -229,6 +239,8 @@ class Metrics:
         action, admissions = action_of(context, status), context.admissions.values()
         self._add("lethe_requests_total", context.route, action)
         self._observe("lethe_request_seconds", finished_at - context.received_at, action)
+        if context.stream and context.begun_at is not None:
+            self._observe("lethe_first_byte_seconds", context.begun_at - context.received_at, action)
         for admission in admissions:
             self._observe("lethe_detection_seconds", admission.decision.timings_ms.get("total", 0.0) / 1000)
         if any(match.shadow for admission in admissions for match in admission.decision.matches):
@@ -256,17 +268,23 @@ class Metrics:
         app.router.routes[:0] = [Route(path, self._answer) for path in ("/metrics", "/metrics/")]
 
     async def _answer(self, request: Request) -> Response:
-        try:
-            ready = await asyncio.wait_for(self._unready(), PROBE_SECONDS) is None
-        except TimeoutError:
-            ready = False
-        page = await asyncio.to_thread(self.page, ready=ready)
+        ready, stored = await asyncio.gather(
+            _soon(self._unready(), "late"), _soon(asyncio.to_thread(self._ask_store), None)
+        )
+        sources = replace(self._sources, ready=ready is None, stored=stored)
+        page = await asyncio.to_thread(self._page, sources)
         return Response(page, headers={"content-type": CONTENT_TYPE_LATEST, "cache-control": "no-store"})
 
-    def page(self, *, ready: bool) -> bytes:
-        """What vLLM counts in this process, and ours. Blocks while the store is read."""
-        ours = _Families([*self._families(replace(self._sources, ready=ready))])
-        return generate_latest(REGISTRY) + generate_latest(ours)
+    def _ask_store(self) -> Stored | None:
+        store = self._sources.store
+        try:
+            return Stored(store.snapshot, store.jobs.counts())
+        except LetheError:
+            return None
+
+    def _page(self, sources: Sources) -> bytes:
+        """What vLLM counts in this process, and ours."""
+        return generate_latest(REGISTRY) + generate_latest(_Families([*self._families(sources)]))
 
     def _families(self, sources: Sources) -> Iterator[Family]:
         for metric in TABLE:
@@ -300,6 +318,14 @@ class _Families(Collector):
         return self.families
 
 
+async def _soon(asked: Awaitable[T], otherwise: T) -> T:
+    """The answer, or `otherwise` where it does not come in time: a page must not wait for what is away."""
+    try:
+        return await asyncio.wait_for(asked, PROBE_SECONDS)
+    except TimeoutError:
+        return otherwise
+
+
 def _counted(metric: Metric) -> Counter | Histogram:
     """All series from the beginning: the first event of a kind must show as an increase."""
     counts: Counter | Histogram
@@ -313,13 +339,11 @@ def _counted(metric: Metric) -> Counter | Histogram:
 
 
 def _reading(metric: Metric, read: Read, sources: Sources) -> Family:
-    """The metric as it is now; without any series where the store does not answer."""
+    """The metric as it is now."""
     kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
     family = kind(metric.name, metric.help, labels=[*metric.labels])
-    try:
-        found = read(sources)
-    except LetheError:
-        return family
-    for values in metric.series:
-        family.add_metric(values, float(found.get(values, 0)))
+    found = read(sources)
+    if found is not None:
+        for values in metric.series:
+            family.add_metric(values, float(found.get(values, 0)))
     return family

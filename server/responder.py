@@ -7,6 +7,8 @@ streams event by event.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import Message, Send
 
@@ -21,8 +23,17 @@ NO_STORE = (b"cache-control", b"no-store")
 class Responder:
     """The `send` that the application is given, for one request."""
 
-    def __init__(self, send: Send, context: RequestContext, headers: Headers, *, generates: bool) -> None:
+    def __init__(
+        self,
+        send: Send,
+        context: RequestContext,
+        headers: Headers,
+        *,
+        generates: bool,
+        clock: Callable[[], float],
+    ) -> None:
         self._send = send
+        self._clock = clock
         self._context = context
         self._request_headers = headers
         self._generates = generates
@@ -112,6 +123,7 @@ class Responder:
         start["headers"].extend([NO_STORE] if self._generates else [])
         start["headers"].extend(self._id_header() + request_id_header(self._request_headers))
         await self._send(start)
+        self._context.begun_at = self._clock()
         for message in held:
             await self._pass(message)
 
