@@ -120,27 +120,36 @@ class Ledger:
             except LetheError as error:
                 yield error
 
-    def write(self, prepared: Sequence[Enforced]) -> None:
-        """Store and enforce what `prepare` gave; all of it or nothing."""
-        writes = [Write(e.stored.id, e.spec, e.version) for e in prepared]
+    def write(self, prepared: Sequence[Enforced], *, exact: bool = False) -> None:
+        """Store and enforce what `prepare` gave; all of it or nothing.
+
+        Raises:
+            PreconditionFailed: another process has written one of them meanwhile; with `exact`, also when that was
+                before `prepare` and is not known here.
+        """
+        writes = [
+            Write(e.stored.id, e.spec, e.version, self._seen(e.stored.id) if exact else None)
+            for e in prepared
+        ]
         now = prepared[0].stored.updated_at.timestamp()
         entries = {**self.state.entries, **{e.stored.id: e for e in prepared}}
         self.state = self._gather(entries, lambda: self._store.targets.put(writes, now))
 
-    def delete(self, target_id: str, *, purge: bool) -> None:
-        """Raises NotFound: there is nothing to delete."""
+    def delete(self, target_id: str, *, purge: bool, exact: bool = False) -> None:
+        """Raises NotFound: there is nothing to delete. `exact` is that of `write`."""
         entries = {name: entry for name, entry in self.state.entries.items() if name != target_id}
         past = self._store.targets.history(target_id) if purge else []
         trained = self._store.jobs.artifacts_of(target_id) if purge else set()
+        seen = self._seen(target_id) if exact else None
         self.state = self._gather(
-            entries, lambda: self._store.targets.delete(target_id, self._clock(), purge=purge)
+            entries, lambda: self._store.targets.delete(target_id, self._clock(), purge=purge, seen=seen)
         )
         if purge:
-            self._store.targets.erase_traces()
             kept = {digest for entry in entries.values() for digest in _named(entry.stored.spec)}
             for digest in trained.union(*(_named(target.spec) for target in past)) - kept:
                 self._library.withdraw(digest)
                 self._library.erase(digest)
+            self._store.targets.erase_traces()
 
     def refresh(self) -> bool:
         """Look again at what waits and what is ready, after artifacts came or went; whether a ladder changed."""
@@ -215,6 +224,10 @@ class Ledger:
             suffix = f"-{number}"
             candidate, number = slug[: 64 - len(suffix)] + suffix, number + 1
         return candidate
+
+    def _seen(self, target_id: str) -> int:
+        known = self.stored(target_id)
+        return known.version if known else 0
 
     def _enforce(
         self, target: StoredTarget, others: Sequence[Compiled], *, force: bool, pooled: bool

@@ -48,6 +48,10 @@ class Precondition:
     if_match: str | None = None
     if_none_match: str | None = None
 
+    @property
+    def given(self) -> bool:
+        return self.if_match is not None or self.if_none_match is not None
+
     def check(self, etag: str | None) -> None:
         """Raises PreconditionFailed unless a target with this etag (None: no target) may be written."""
         if self.if_match is not None and not _lists(self.if_match, etag):
@@ -179,7 +183,8 @@ class Register:
         def work() -> tuple[dict[str, Any], bool]:
             known = self._ledger.stored(target_id)
             _permit(known, spec, caller)
-            return self._write(target_id, spec, force=caller.force or forced), known is None
+            exact = caller.precondition.given
+            return self._write(target_id, spec, force=caller.force or forced, exact=exact), known is None
 
         return await self._run(work)
 
@@ -198,7 +203,7 @@ class Register:
                 raise TargetExists(f"There is a target '{target_id}' already; PUT replaces it.", param="id")
             spec = specs.read_spec(raw, target_id, self._defaults)
             _permit(None, spec, caller)
-            return self._write(target_id, spec, force=caller.force or forced)
+            return self._write(target_id, spec, force=caller.force or forced, exact=True)
 
         return await self._run(work)
 
@@ -213,7 +218,7 @@ class Register:
             spec = specs.read_spec(specs.merge(known.spec, changes), target_id, {})
             _permit(known, spec, caller)
             accepted = specs.same_detection(known.spec, spec)
-            return self._write(target_id, spec, force=caller.force or forced or accepted)
+            return self._write(target_id, spec, force=caller.force or forced or accepted, exact=True)
 
         return await self._run(work)
 
@@ -229,7 +234,7 @@ class Register:
             if known is not None or caller.tenant is not None or not purge:
                 self._ledger.find(target_id, caller.tenant)
             caller.precondition.check(known.etag if known else None)
-            self._ledger.delete(target_id, purge=purge)
+            self._ledger.delete(target_id, purge=purge, exact=caller.precondition.given)
 
         await self._run(work)
 
@@ -351,9 +356,9 @@ class Register:
             raise result
         return result
 
-    def _write(self, target_id: str, spec: TargetSpec, *, force: bool) -> dict[str, Any]:
+    def _write(self, target_id: str, spec: TargetSpec, *, force: bool, exact: bool) -> dict[str, Any]:
         prepared = self._prepare(target_id, spec, force=force)
-        self._ledger.write([prepared])
+        self._ledger.write([prepared], exact=exact)
         return self._render(prepared)
 
     def _import(self, lines: Iterable[str | bytes], atomic: bool, caller: Caller) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 
 from guard.crypto import Secrets
-from guard.errors import ConfigError, StartupError
+from guard.errors import ConfigError, LetheError, StartupError
 from guard.store.database import Database, snapshot_number
 from guard.store.decisions import Decisions
 from guard.store.jobs import Jobs
@@ -29,7 +29,11 @@ class Store:
 
     def __init__(self, url: str, secrets: Secrets) -> None:
         self._database = Database(url)
-        self._check_secret(secrets)
+        try:
+            self._check_secret(secrets)
+        except LetheError:
+            self.close()
+            raise
         self.targets = Targets(self._database, secrets)
         self.keys = Keys(self._database, secrets)
         self.decisions = Decisions(self._database, secrets)

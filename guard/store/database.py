@@ -1,33 +1,50 @@
 """One database: how it is opened, migrated, read and written, and how its failures are told.
 
-SQLite runs in WAL mode with `synchronous=FULL`: what a write has acknowledged survives the loss of the
-process and of power. Writers take the lock when they begin, so no transaction fails half-way for want of it.
+What differs between databases lies in `sqlite` and `postgres`. Both give the same: transactions that write happen one
+after the other, each sees all before it, and what one has acknowledged is on disk.
 """
 
 from __future__ import annotations
 
-import os
+import logging
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.exc import DatabaseError, IntegrityError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
 
 from guard.errors import GuardUnavailable, StartupError
 from guard.store.schema import meta
 
+logger = logging.getLogger(__name__)
+
 _BATCH = 500
-_PRAGMAS = (
-    "journal_mode=WAL",
-    "synchronous=FULL",
-    "foreign_keys=ON",
-    "secure_delete=ON",  # what is deleted is overwritten, not only forgotten
-    "busy_timeout=10000",
-)
+_WAIT_SECONDS = 10.0
+_BACKENDS = {"sqlite": "guard.store.sqlite", "postgresql": "guard.store.postgres"}
+_MISSING = "PostgreSQL needs the package psycopg, which is not installed: pip install 'lethe[postgres]'."
+
+
+class Backend(Protocol):
+    """What `sqlite` and `postgres` give. `READING` are SQLAlchemy's options of a transaction that only reads, `ADVICE`
+    is for who cannot open the database."""
+
+    ADVICE: str
+    READING: dict[str, Any]
+
+    def name_of(self, url: sa.URL) -> str: ...
+
+    def create_engine(self, url: sa.URL) -> sa.Engine: ...
+
+    def begin(self, connection: sa.Connection, writing: bool) -> None: ...
+
+    def owe_erasure(self, connection: sa.Connection, tables: Sequence[sa.Table]) -> None: ...
+
+    def erase_traces(self, engine: sa.Engine) -> bool: ...
 
 
 class Database:
@@ -39,51 +56,51 @@ class Database:
 
     def __init__(self, url: str) -> None:
         try:
-            self._url = sa.make_url(url)
-            self.sqlite = self._url.get_backend_name() == "sqlite"
-            self.name = str(self._url.database) if self.sqlite else self._url.render_as_string()
-            if self.sqlite:
-                _create_private(Path(self.name))
-            self._engine = sa.create_engine(self._url)
+            parsed = sa.make_url(url)
+            self._backend = _backend_of(parsed)
+            self.name = self._backend.name_of(parsed)
+            engine = self._backend.create_engine(parsed)
         except (SQLAlchemyError, ImportError, ValueError) as error:
             raise StartupError(f"The store URL is not usable: {_first_line(error)}.") from None
         except OSError as error:
             raise StartupError(f"The store {self.name} cannot be opened: {error.strerror}.") from None
+        event.listen(engine, "begin", self._begin)
+        self._engine = engine
+        self._reading = engine.execution_options(**self._backend.READING)
+        self._writing = engine.execution_options(lethe_write=True)
         self._lock = threading.RLock()
-        if self.sqlite:
-            event.listen(self._engine, "connect", _configure)
-            event.listen(self._engine, "begin", _begin)
-        self._migrate()
+        try:
+            self._migrate()
+            self._finish_purges()
+        except StartupError:
+            self.close()
+            raise
 
     @contextmanager
     def read(self) -> Iterator[sa.Connection]:
         """A consistent view for the length of the block."""
-        with self._told(), self._engine.begin() as connection:
+        with self._told(), self._reading.begin() as connection:
             yield connection
 
     @contextmanager
     def write(self) -> Iterator[sa.Connection]:
-        """A transaction: all of the block or, when it raises, nothing."""
-        with self._told(), self._lock, self._engine.connect() as connection:
-            connection = connection.execution_options(lethe_write=True)
-            with connection.begin():
-                yield connection
+        """A transaction: all of the block or, when it raises, nothing. No other begins before it has ended."""
+        with self._told(), self._alone(), self._writing.begin() as connection:
+            yield connection
+
+    def owe_erasure(self, connection: sa.Connection, *tables: sa.Table) -> None:
+        """To be called by a transaction that deletes rows of `tables` which `erase_traces` shall erase."""
+        self._backend.owe_erasure(connection, tables)
 
     def erase_traces(self) -> None:
-        """Overwrite what deleted rows left in the write-ahead log; call after the deleting transaction.
+        """Overwrite what deleted rows left behind them; call after the deleting transaction.
 
         Raises:
-            GuardUnavailable: a reader held the log for too long.
+            GuardUnavailable: a reader held it for too long.
         """
-        if not self.sqlite:
-            return
-        with self._told(), self._lock:
-            raw = self._engine.raw_connection()
-            try:
-                busy = raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-            finally:
-                raw.close()
-        if busy:
+        with self._told(), self._alone():
+            done = self._backend.erase_traces(self._engine)
+        if not done:
             raise GuardUnavailable(
                 "The target is deleted, but its log is still in use; the next purge or restart erases that.",
                 reason="store",
@@ -102,21 +119,24 @@ class Database:
             "script_location", str(Path(__file__).parent / "migrations").replace("%", "%%")
         )
         try:
-            with self._engine.connect() as connection:
-                connection = connection.execution_options(lethe_write=True)
-                with connection.begin():
-                    config.attributes["connection"] = connection
-                    command.upgrade(config, "head")
-            self.erase_traces()
+            with self._writing.begin() as connection:
+                config.attributes["connection"] = connection
+                command.upgrade(config, "head")
         except CommandError:
             raise StartupError(
                 f"The store {self.name} was written by a newer Lethe; start that one."
             ) from None
-        except (SQLAlchemyError, GuardUnavailable) as error:
+        except SQLAlchemyError as error:
             reason = _first_line(getattr(error, "orig", None) or error)
             raise StartupError(
-                f"The store {self.name} cannot be opened ({reason}); restore a backup of it or move it away."
+                f"The store {self.name} cannot be opened ({reason}); {self._backend.ADVICE}."
             ) from None
+
+    def _finish_purges(self) -> None:
+        try:
+            self.erase_traces()
+        except GuardUnavailable as error:
+            logger.warning("%s", error.message)  # others read: a backup, say, or a server that starts as well
 
     @contextmanager
     def _told(self) -> Iterator[None]:
@@ -124,9 +144,22 @@ class Database:
             yield
         except IntegrityError:
             raise  # not a failure of the database but its answer
-        except (DatabaseError, sa.exc.TimeoutError) as error:
+        except (DBAPIError, sa.exc.TimeoutError) as error:
             reason = _first_line(getattr(error, "orig", None) or error)
             raise GuardUnavailable(f"The store does not answer: {reason}.", reason="store") from error
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Threads wait here and not in the database, each with a connection of its own; and not for ever."""
+        if not self._lock.acquire(timeout=_WAIT_SECONDS):
+            raise GuardUnavailable("The store does not answer: others still wait for it.", reason="store")
+        try:
+            yield
+        finally:
+            self._lock.release()
+
+    def _begin(self, connection: sa.Connection) -> None:
+        self._backend.begin(connection, bool(connection.get_execution_options().get("lethe_write")))
 
 
 def next_snapshot(connection: sa.Connection) -> int:
@@ -149,23 +182,15 @@ def batches(values: Sequence[str]) -> Iterator[Sequence[str]]:
         yield values[start : start + _BATCH]
 
 
-def _create_private(path: Path) -> None:
-    """The log and shared-memory files that SQLite adds take their mode from this one."""
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
-
-
-def _configure(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # the driver's own BEGIN comes too late; `_begin` sends it
-    cursor = connection.cursor()
-    for pragma in _PRAGMAS:
-        cursor.execute(f"PRAGMA {pragma}")
-    cursor.close()
-
-
-def _begin(connection: sa.Connection) -> None:
-    writing = connection.get_execution_options().get("lethe_write")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+def _backend_of(url: sa.URL) -> Backend:
+    """Raises ImportError: it is not known, or its driver is not installed."""
+    name = url.get_backend_name()
+    if name not in _BACKENDS:
+        raise ImportError(f"the store is SQLite or PostgreSQL, not {name}")
+    try:
+        return import_module(_BACKENDS[name])
+    except ModuleNotFoundError as error:
+        raise StartupError(_MISSING) if error.name == "psycopg" else error from None
 
 
 def _first_line(error: Any) -> str:

@@ -14,6 +14,8 @@ from guard.store.database import Database, batches
 from guard.store.schema import decision_targets, decisions, targets
 
 _REFERENCE = "$target"
+_UID = 32  # characters; of what is gone, as many of its key
+_PRUNED = 2_000  # records that one transaction deletes: other writers wait for it
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +119,17 @@ class Decisions:
 
     def prune(self, older_than: float) -> int:
         """Delete what is older; how many there were."""
-        with self._database.write() as connection:
-            return connection.execute(decisions.delete().where(decisions.c.time < older_than)).rowcount
+        old = sa.select(decisions.c.seq).where(decisions.c.time < older_than).limit(_PRUNED)
+        total = 0
+        while True:
+            with self._database.write() as connection:
+                gone = connection.execute(decisions.delete().where(decisions.c.seq.in_(old))).rowcount
+            total += gone
+            if gone < _PRUNED:
+                return total
 
     def _add(self, connection: sa.Connection, record: Record, uids: Mapping[str, str]) -> None:
-        mine = {name: uids.get(name) or self._key(name) for name in record.target_ids}
+        mine = {name: uids.get(name) or self._key(name)[:_UID] for name in record.target_ids}
         values = {
             "id": record.id,
             "time": record.time,

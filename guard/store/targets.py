@@ -12,17 +12,19 @@ import sqlalchemy as sa
 from guard.crypto import Secrets
 from guard.errors import NotFound, PreconditionFailed
 from guard.store.database import Database, batches, next_snapshot
-from guard.store.schema import decision_targets, decisions, target_versions, targets, tombstones
+from guard.store.schema import decision_targets, decisions, jobs, target_versions, targets, tombstones
 from guard.targets import StoredTarget, TargetSpec
 
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """One target to be stored as `version`, which must be the one after the newest."""
+    """One target to be stored as `version`, which must be the one after the newest. `seen` is the version in force that
+    the writer judged by, 0 where it knew of none; None: whatever is there shall be replaced."""
 
     id: str
     spec: TargetSpec
     version: int
+    seen: int | None = None
 
 
 class Targets:
@@ -62,44 +64,36 @@ class Targets:
 
     def next_versions(self, ids: Iterable[str]) -> dict[str, int]:
         """The version that each id gets next; numbers go on after deletion and purge, so no ETag repeats."""
-        by_key = {self._key(target_id): target_id for target_id in ids}
-        found = dict.fromkeys(by_key.values(), 1)
         with self._database.read() as connection:
-            for key, last in (
-                (tombstones.c.key, tombstones.c.last_version),
-                (targets.c.key, targets.c.version),
-            ):
-                for batch in batches(list(by_key)):
-                    for digest, version in connection.execute(sa.select(key, last).where(key.in_(batch))):
-                        found[by_key[digest]] = max(found[by_key[digest]], version + 1)
-        return found
+            return self._next_versions(connection, ids)
 
     def put(self, writes: Sequence[Write], now: float) -> int:
         """Store all of `writes` or none.
 
         Raises:
-            PreconditionFailed: another process has written one of the versions first.
+            PreconditionFailed: another process has written, deleted or purged one of them first.
         """
-        try:
-            with self._database.write() as connection:
-                for write in writes:
-                    self._put(connection, write, now)
-                return next_snapshot(connection)
-        except sa.exc.IntegrityError:
-            raise PreconditionFailed(
-                "The target was changed by another process; read it and repeat."
-            ) from None
+        with self._database.write() as connection:
+            versions = self._next_versions(connection, [write.id for write in writes])
+            for write in writes:
+                if write.version != versions[write.id]:
+                    raise _changed()
+                self._put(connection, write, now)
+            return next_snapshot(connection)
 
-    def delete(self, target_id: str, now: float, *, purge: bool) -> int:
-        """Stop enforcing a target. With `purge`, its texts in every version and logged decision are erased.
+    def delete(self, target_id: str, now: float, *, purge: bool, seen: int | None = None) -> int:
+        """Stop enforcing a target. With `purge`, its texts in every version and logged decision are erased. `seen` is
+        that of `Write`.
 
         Raises:
             NotFound: there is no such target (or, with `purge`, nothing left of it).
+            PreconditionFailed: another process has written it first.
         """
         with self._database.write() as connection:
             row = self._find(connection, target_id)
             if row is None or (row.deleted_at is not None and not purge):
                 raise NotFound("There is no such target.", param="id")
+            _demand_seen(row, seen)
             if purge:
                 self._purge(connection, row, now)
             else:
@@ -123,6 +117,7 @@ class Targets:
 
     def _put(self, connection: sa.Connection, write: Write, now: float) -> None:
         key, row = self._key(write.id), self._find(connection, write.id)
+        _demand_seen(row, write.seen)
         uid = row.uid if row else random.token_hex(16)
         created = now if row is None or row.deleted_at is not None else row.created_at
         head = {"version": write.version, "created_at": created, "deleted_at": None}
@@ -139,11 +134,27 @@ class Targets:
 
     def _purge(self, connection: sa.Connection, row: sa.Row, now: float) -> None:
         mentions = sa.select(decision_targets.c.seq).where(decision_targets.c.uid == row.uid)
-        connection.execute(decisions.update().where(decisions.c.seq.in_(mentions)).values(sealed_text=None))
+        told = sa.and_(decisions.c.seq.in_(mentions), decisions.c.sealed_text.is_not(None))
+        erased = connection.execute(decisions.update().where(told).values(sealed_text=None)).rowcount
         connection.execute(target_versions.delete().where(target_versions.c.uid == row.uid))
         connection.execute(targets.delete().where(targets.c.uid == row.uid))
         connection.execute(tombstones.delete().where(tombstones.c.key == row.key))
         connection.execute(tombstones.insert().values(key=row.key, last_version=row.version, purged_at=now))
+        self._database.owe_erasure(connection, targets, target_versions, jobs)
+        if erased:
+            self._database.owe_erasure(connection, decisions)
+
+    def _next_versions(self, connection: sa.Connection, ids: Iterable[str]) -> dict[str, int]:
+        by_key = {self._key(target_id): target_id for target_id in ids}
+        found = dict.fromkeys(by_key.values(), 1)
+        for key, last in (
+            (tombstones.c.key, tombstones.c.last_version),
+            (targets.c.key, targets.c.version),
+        ):
+            for batch in batches(list(by_key)):
+                for digest, version in connection.execute(sa.select(key, last).where(key.in_(batch))):
+                    found[by_key[digest]] = max(found[by_key[digest]], version + 1)
+        return found
 
     def _find(self, connection: sa.Connection, target_id: str) -> sa.Row | None:
         return connection.execute(
@@ -170,6 +181,17 @@ class Targets:
     @staticmethod
     def _label(key: str, version: int) -> str:
         return f"target:{key}:{version}"
+
+
+def _demand_seen(row: sa.Row | None, seen: int | None) -> None:
+    """Raises PreconditionFailed unless `seen` is the version in force, or nobody looked."""
+    in_force = 0 if row is None or row.deleted_at is not None else row.version
+    if seen is not None and seen != in_force:
+        raise _changed()
+
+
+def _changed() -> PreconditionFailed:
+    return PreconditionFailed("The target was changed by another process; read it and repeat.")
 
 
 def _utc(seconds: float) -> datetime:

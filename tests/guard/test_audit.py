@@ -13,17 +13,16 @@ from guard.store.decisions import Filter
 from guard.store.targets import Write
 from guard.targets import TargetSpec
 from guard.types import Admission, AppliedEdit, Chosen, Decision, Evidence, Match, Message
-from tests.guard.register_fakes import SECRETS, Clock, open_store
+from tests.guard.register_fakes import SECRETS, Clock
 
 START = 1_900_000_000.0
 
 
 @pytest.fixture
-def store(tmp_path):
-    store = open_store(tmp_path)
+def store(place):
+    store = place.open()
     store.targets.put([Write("jane", TargetSpec(name="Jane Doe"), 1)], 1.0)
-    yield store
-    store.close()
+    return store
 
 
 def make_log(store, **options) -> DecisionLog:
@@ -106,12 +105,12 @@ def test_a_record_tells_what_was_done(store):
     }
 
 
-def test_no_text_is_kept_unless_configured(store, tmp_path):
+def test_no_text_is_kept_unless_configured(store, place):
     written(make_log(store), request())
     assert "text" not in make_log(store).get("d1")
     found = written(make_log(store, text=True), request("d2"))
     assert "who is Jane Doe?" in found["text"]
-    files = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    files = place.raw()
     assert b"Jane Doe" not in files
 
 

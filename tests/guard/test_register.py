@@ -537,3 +537,24 @@ async def test_no_calibration_of_another_encoder_is_shown_as_current(store, coun
     await second.calibrate()
     assert second.view("t0")[0]["calibration"] == {"threshold": 0.8, "encoder": "second"}
     second.close()
+
+
+async def test_a_write_that_judged_by_what_another_process_has_changed_is_refused(register, tmp_path):
+    await register.put("jane", JANE)
+    elsewhere = open_store(tmp_path)
+    other = make_register(elsewhere)
+    await other.load()
+    await register.put("jane", {"name": "Jane Roe"})
+    _, etag = other.view("jane")
+    for stale in (
+        lambda: other.put("jane", JANE, expecting(etag)),
+        lambda: other.patch("jane", {"tags": ["x"]}),
+        lambda: other.delete("jane", caller=expecting(etag)),
+    ):
+        with pytest.raises(PreconditionFailed):
+            await stale()
+    assert matched(other, "Jane Doe") == {"jane"}  # what failed changed nothing
+    await other.put("jane", JANE)  # who sets no condition replaces what is there
+    assert [target.version for target in elsewhere.targets.history("jane")] == [1, 2, 3]
+    other.close()
+    elsewhere.close()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -11,10 +10,8 @@ import pytest
 from guard.errors import NotFound
 from guard.store import Store
 from guard.store.jobs import Filter, Report, Request
-from guard.store.schema import jobs as schema
 from guard.store.targets import Write
 from guard.targets import TargetSpec
-from tests.guard.register_fakes import SECRETS, open_store
 
 SECRET = "a question about jane"
 GIVEN = Request(
@@ -33,11 +30,10 @@ def add_target(store: Store, target_id: str) -> None:
 
 
 @pytest.fixture
-def store(tmp_path):
-    store = open_store(tmp_path)
+def store(place):
+    store = place.open()
     add_target(store, "jane")
-    yield store
-    store.close()
+    return store
 
 
 @pytest.fixture
@@ -45,7 +41,7 @@ def jobs(store):
     return store.jobs
 
 
-def test_a_job_is_given_back_as_it_was_taken(jobs, tmp_path):
+def test_a_job_is_given_back_as_it_was_taken(jobs, place):
     job = jobs.create("adapter", "jane", "acme", GIVEN, 5.0)
     assert jobs.get(job.id) == job
     assert (job.kind, job.target, job.tenant, job.state, job.created_at) == (
@@ -60,7 +56,7 @@ def test_a_job_is_given_back_as_it_was_taken(jobs, tmp_path):
         jobs.get("job_0")
     with pytest.raises(NotFound):
         jobs.create("adapter", "nobody", None, Request(), 5.0)
-    raw = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    raw = place.raw()
     assert SECRET.encode() not in raw and b"jane" not in raw
 
 
@@ -91,9 +87,9 @@ def test_the_queue_is_served_in_order_and_once(jobs):
     assert jobs.claim("a", 9.0, 19.0) is None
 
 
-def check_claims(stores):
-    """Each store claims until there is nothing left, all at once."""
-    made = {stores[0].jobs.create("adapter", "jane", None, Request(), float(n)).id for n in range(12)}
+def test_of_many_claims_at_once_each_job_is_given_once(store, place):
+    stores = [store, *(place.open() for _ in range(3))]
+    made = {store.jobs.create("adapter", "jane", None, Request(), float(n)).id for n in range(12)}
     taken: list[str] = []
 
     def claim(number: int) -> None:
@@ -103,13 +99,6 @@ def check_claims(stores):
     with ThreadPoolExecutor(len(stores)) as pool:
         list(pool.map(claim, range(len(stores))))
     assert sorted(taken) == sorted(made)
-
-
-def test_of_many_claims_at_once_each_job_is_given_once(store, tmp_path):
-    others = [open_store(tmp_path) for _ in range(3)]
-    check_claims([store, *others])
-    for other in others:
-        other.close()
 
 
 def test_a_lease_that_is_over_is_taken_over_once_and_the_first_runner_learns_it(jobs):
@@ -177,25 +166,3 @@ def test_a_purged_target_leaves_no_job_and_a_deleted_one_does(jobs, store):
     with pytest.raises(NotFound):
         jobs.get(job.id)
     assert jobs.artifacts_of("jane") == set()
-
-
-@pytest.mark.system
-def test_the_same_promises_hold_in_postgresql(tmp_path):
-    """LETHE_TEST_POSTGRES is the URL of an empty database, such as postgresql+psycopg://lethe@localhost/lethe."""
-    url = os.environ.get("LETHE_TEST_POSTGRES")
-    if url is None:
-        pytest.skip("LETHE_TEST_POSTGRES names no database")
-    stores = [Store(url, SECRETS) for _ in range(4)]
-    jobs = stores[0].jobs
-    add_target(stores[0], "jane")
-    for promise in (
-        test_what_a_runner_writes_is_read,
-        test_a_lease_that_is_over_is_taken_over_once_and_the_first_runner_learns_it,
-    ):
-        promise(jobs)
-        with stores[0]._database.write() as connection:
-            connection.execute(schema.delete())
-    check_claims(stores)
-    test_a_purged_target_leaves_no_job_and_a_deleted_one_does(jobs, stores[0])
-    for store in stores:
-        store.close()
