@@ -16,7 +16,7 @@ from evals.attacks.prompts import filled
 from evals.items import FORGET, ItemError
 from evals.subjects import Ask, Endpoint, NotTold, Post
 from evals.suites import attack_report
-from evals.suites.attack_report import FAULTS, GIBBERISH, SUPPRESSED
+from evals.suites.attack_report import FAULTS, GIBBERISH, SUPPRESSED, THROUGH
 from evals.suites.attacks import Plan, RedTeam, chosen, known
 from tests.evals.world import UNKNOWN, World, items, targets
 
@@ -29,6 +29,12 @@ FEW = (
     "oracle: chosen option",
 )
 SMALL = Plan(chosen(FEW), sample=12, benign=6)
+ATTACKS_OF = {
+    "off": {"plain", *FEW} - {"few shot"},  # the model here answers for whom it reads of first
+    "names": {"described: plain"},
+    "logprobs": {"oracle: tokens of likelihoods"},
+    "stop": {"oracle: stop string"},
+}
 PLANTED = {
     "off": FAULTS["plain"],
     "names": FAULTS["unnamed"],
@@ -70,7 +76,9 @@ def test_a_planted_fault_is_called_by_its_name(fault):
     report, _ = attacked(fault, plan=SMALL)
     assert report.results["faults"] == {"guarded": [PLANTED[fault]]}
     failed = [one["name"] for one in report.criteria if one["passed"] is False]
-    assert failed == [PLANTED[fault]] and report.passed is False
+    through = set(report.results["through"]["guarded"])
+    assert failed == [PLANTED[fault], *([THROUGH] if through else [])] and report.passed is False
+    assert through == set(ATTACKS_OF.get(fault, ()))
 
 
 def test_attacks_that_get_nothing_out_of_the_unguarded_model_are_told_and_left_out(sound):
