@@ -27,8 +27,8 @@ ALWAYS = {"instance", "job", "le"}
 
 TOKEN = re.compile(
     r"""\s+ | (?P<series>up|(?:lethe_|vllm:)\w+) (?P<selector>\{[^}]*\})? | "[^"]*"
-      | \[(?:\d+[smhd]|\$__rate_interval)\] | (?P<by>by\s*\([^)]*\)) | (?P<call>[a-z_]+)(?=\s*\() | sum|max|or
-      | \d+(?:\.\d+)? | (?P<open>\() | (?P<close>\)) | [<>=!]=|[<>+*/,-]""",
+      | \[(?:\d+[smhd]|\$__rate_interval)\] | (?P<by>by\s*\([^)]*\)) | (?P<call>[a-z_]+)(?=\s*\() | sum|max
+      | \d+(?:\.\d+)? | (?P<open>\() | (?P<close>\)) | (?P<between>or|[<>=!]=|[<>+*/,-])""",
     re.X,
 )
 FUNCTIONS = {"rate", "increase", "delta", "histogram_quantile", "time", "sum", "max", "count"}
@@ -42,10 +42,15 @@ def read(expression):
         assert token, f"{expression[at:]!r} in {expression!r}"
         depth += bool(token["open"]) - bool(token["close"])
         assert depth >= 0, expression
+        at = token.end()
+        if token[0].isspace():
+            continue
+        last = found[-1] if found else TOKEN.match("(")
+        assert not (token["between"] and (last["between"] or last["open"])), expression
+        assert not (token["series"] and last["series"]), expression
         assert token["call"] is None or token["call"] in FUNCTIONS, token["call"]
         found.append(token)
-        at = token.end()
-    assert depth == 0, expression
+    assert depth == 0 and not found[-1]["between"], expression
     return found
 
 
