@@ -109,9 +109,10 @@ def test_unloading_waits_for_requests_and_refuses_new_ones():
             leaving = asyncio.create_task(adapters.unload(artifact(0).digest))
             await asyncio.sleep(0.01)
             assert option["lora_request"].lora_int_id in engine.held
-            with pytest.raises(GuardUnavailable):
+            with pytest.raises(GuardUnavailable) as failed:
                 async with adapters.option(edit(0)):
                     pass
+            assert failed.value.reason == "adapter"
         await asyncio.wait_for(leaving, 1)
         assert len(engine.held) == 1
 

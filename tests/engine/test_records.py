@@ -59,8 +59,9 @@ async def test_a_record_that_adds_up_confirms():
     ],
 )
 async def test_anything_else_fails_the_request(records):
-    with pytest.raises(GuardUnavailable):
+    with pytest.raises(GuardUnavailable) as failed:
         await confirmed(*records)
+    assert failed.value.reason == "edit"
 
 
 async def test_every_sample_needs_its_own_record():
@@ -131,10 +132,11 @@ async def test_an_engine_that_fails_or_hangs_fails_the_request():
     async def hanging():
         await asyncio.sleep(60)
 
-    for drain in (broken, hanging):
+    for drain, reason in ((broken, "edit"), (hanging, "engine")):
         reports = Reports(drain, timeout_s=0.05)
-        with reports.expecting("t", (EDIT,), 1), pytest.raises(GuardUnavailable):
+        with reports.expecting("t", (EDIT,), 1), pytest.raises(GuardUnavailable) as failed:
             await reports.confirm("t", 0)
+        assert failed.value.reason == reason
 
 
 def test_the_ring_is_bounded_and_loses_the_oldest():

@@ -137,6 +137,7 @@ def test_what_cannot_be_judged_does_not_leave():
             raise RuntimeError("encoder")
 
     speech = Speech(passes, Broken(), EXTENT)
-    with pytest.raises(GuardUnavailable):
+    with pytest.raises(GuardUnavailable) as failed:
         at_once(speech.say(" ".join(WORDS)))
+    assert failed.value.reason == "output"
     assert speech.left == 0
