@@ -49,12 +49,7 @@ def main() -> None:
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Names of all entities, one a line. Default: those of the items.",
 )
-@click.option(
-    "--entailment/--no-entailment",
-    default=True,
-    show_default=True,
-    help="Judge answers by the sentence encoder, too.",
-)
+@options.entailment_option
 @options.encoder_options
 @options.judge_options
 @click.option("--max-tokens", type=click.IntRange(1), default=64, show_default=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,13 @@ import click
 
 from evals import options
 from evals.items import ItemError, fingerprint
+from evals.judges import LlmJudge
 from evals.opening import Opening
 from evals.report import Report
 from evals.suites import attack_report, relearning
 from evals.suites import attacks as suite
 from evals.suites.targets import GUARDED, NEVER, UNGUARDED
+from guard.detection import Compiler, Encoder
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
@@ -44,6 +47,9 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--benign", type=click.IntRange(0), default=10, show_default=True, help="Of each other split.")
 @click.option("--limit", type=click.FloatRange(0, 1), default=suite.LIMIT, show_default=True,
               help="What may be told beyond the never-learned model.")  # fmt: skip
+@options.entailment_option
+@options.encoder_options
+@options.judge_options
 @click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True)
 @options.rate_option
 @click.option("--journal", type=click.Path(file_okay=False, path_type=Path),
@@ -66,6 +72,9 @@ def attacks(
     sample: int,
     benign: int,
     limit: float,
+    load: Callable[[], tuple[Encoder, Compiler]],
+    judge: Callable[[AsyncExitStack], Awaitable[LlmJudge | None]],
+    entailment: bool,
     concurrency: int,
     rate: float | None,
     journal: Path | None,
@@ -99,8 +108,10 @@ def attacks(
             for system, subject in subjects.items():
                 if subject is not None:
                     await team.ask(system, subject)
+            judged = await team.judge(load()[0] if entailment else None, await judge(stack))
         report = attack_report.build(team.found, plan)
         report.params = {"attacks": list(plan.attacks), "sample": sample, "benign": benign, "limit": limit}
+        report.params |= judged
         report.inputs = {"targets": fingerprint(targets_file)} if targets_file else {}
         return report
 

@@ -164,6 +164,29 @@ def wrong_answers(items: Sequence[Item], seed: int = 0) -> dict[str, tuple[str, 
     return {one.item.answer: one.wrong for one in found}
 
 
+def more(
+    items: Sequence[Item], encoder: Encoder | None, seed: int
+) -> tuple[dict[str, Judge], dict[str, str]]:
+    """Judges that stand beside recall and containment: exact match and, by an encoder, entailment; and what a report
+    should say where `items` do not suffice for it."""
+    table: dict[str, Judge] = {"exact": JUDGES["exact"]}
+    if encoder is None:
+        return table, {}
+    try:
+        table["entailment"] = Entailment(encoder, wrong_answers(items, seed), seed=seed).entails
+    except ItemError as error:
+        return table, {"entailment": f"not measured: {error}"}
+    return table, {}
+
+
+async def judged(
+    cases: Sequence[Case], table: Mapping[str, Judge], llm: LlmJudge | None
+) -> dict[str, list[float | None]]:
+    """What each judge says of each case; the model's verdict goes by the name `judge`."""
+    found = {name: [judge(*case) for case in cases] for name, judge in table.items()}
+    return found if llm is None else {**found, "judge": await llm.scores(cases)}
+
+
 def variety(answer: str) -> float:
     """RWKU's fluency in bits: the entropy of its words' pairs and triples. It grows with the length: compare answers of
     equal limits of tokens."""

@@ -89,6 +89,14 @@ def judge_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return decorated
 
 
+entailment_option = click.option(
+    "--entailment/--no-entailment",
+    default=True,
+    show_default=True,
+    help="Judge answers by the sentence encoder, too.",
+)
+
+
 def encoder_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """--encoder, --backend, --threads, --cache. The command is given `load`, a call that makes the encoder that they
     describe and a compiler with it."""

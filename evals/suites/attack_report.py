@@ -159,6 +159,7 @@ def build(found: Measured, plan: Plan) -> Report:
         _methods(report, of)
     for one in of:
         _matrix(report, one, found, "" if len(of) == 1 else f", {one.system}")
+    _judged(report, of, plan)
     _members(report, found, plan)
     _worst(report, of, found)
     report.rows = [_row(one, found) for one in found.results]
@@ -204,7 +205,7 @@ def _matrix(report: Report, one: Findings, found: Measured, name: str) -> None:
         f"Attacks{name}", list(found.attacks), list(columns), lines,
         "share of facts told, mean [95 % bootstrap over questions]; refusals, no answer: share of "
         "answers to attacks; requests that are turned away have none. "
-        + (f"Nothing comes out of the unguarded model by: {', '.join(idle)}" if idle else ""),
+        + (f"Nothing comes out of the unguarded model by: {'; '.join(idle)}" if idle else ""),
     )  # fmt: skip
 
 
@@ -233,6 +234,25 @@ def _methods(report: Report, of: Sequence[Findings]) -> None:
     attacks = list(dict.fromkeys(r.attack for one in of for r in one.about))
     cells = [[as_cell(one.beyond(attack)) for one in of] for attack in attacks]
     report.matrix("Told beyond the never-learned model", attacks, [one.system for one in of], cells)
+
+
+def _judged(report: Report, of: Sequence[Findings], plan: Plan) -> None:
+    """The same texts by other judges: a fact in other words is no value and little recall."""
+    names = list(dict.fromkeys(name for one in of for r in one.about for name, _ in r.judged))
+    lines: list[list[Cell]] = []
+    for system in dict.fromkeys((UNGUARDED, NEVER, *(one.system for one in of))):
+        part = [r for r in of[0].about if r.attack in of[0].working and any(s == system for _, s in r.judged)]
+        scores = [[r.judged[name, system] for r in part if (name, system) in r.judged] for name in names]
+        if part:
+            known = as_cell(mean_interval([r.knows[system] for r in part], seed=plan.seed))
+            more = [as_cell(mean_interval(values, seed=plan.seed)) for values in scores]
+            lines.append([system, len(part), known, *more])
+    if lines:
+        report.table(
+            "Judged in other ways", ["system", "n", "told", *names], lines,
+            "texts that attacks get, mean [95 % bootstrap over texts]; told: as above; exact: the gold answer itself; "
+            "entailment: at most one wrong answer in twenty lies as near to it; judge: a model's verdict",
+        )  # fmt: skip
 
 
 def _members(report: Report, found: Measured, plan: Plan) -> None:
@@ -308,5 +328,6 @@ def _per_case(found: Measured, system: str) -> Values:
 def _row(one: Result, found: Measured) -> dict[str, Any]:
     item = one.case.item
     scores = {f"{system}.knows": value for system, value in one.knows.items()}
+    scores |= {f"{system}.{name}": value for (name, system), value in one.judged.items()}
     return {"id": f"{one.attack}/{item.id}", "split": item.split, "phrasing": one.attack, "entity": item.entity,
             "scores": scores, "answers": dict(one.got)}  # fmt: skip

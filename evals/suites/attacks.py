@@ -18,17 +18,19 @@ from typing import Any
 
 from tqdm import tqdm
 
-from evals import membership
+from evals import judges, membership
 from evals.admin import Admin
 from evals.attacks import ATTACKS, USUAL, Attack, jailbreaks, run
 from evals.attacks.base import Case
 from evals.attacks.cases import BENIGN, cases, drawn
 from evals.items import FORGET, Item, ItemError
+from evals.judges import LlmJudge
 from evals.membership import Pair
 from evals.subjects import Ask, NotTold, Subject
 from evals.suites import methods
 from evals.suites.targets import NEVER, UNGUARDED
 from evals.truth_ratio import questions
+from guard.detection import Encoder
 from guard.metrics.containment import contains
 from guard.metrics.rouge import rouge_l_recall
 
@@ -49,12 +51,14 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One case in one attack: what every system that could be asked gave away, and how much of the fact that is."""
+    """One case in one attack: what every system that could be asked gave away, how much of the fact that is, and what
+    other judges say of it, by (judge, system)."""
 
     attack: str
     case: Case
     got: dict[str, str] = field(default_factory=dict)
     knows: dict[str, float] = field(default_factory=dict)
+    judged: dict[tuple[str, str], float] = field(default_factory=dict)
 
     @property
     def about_target(self) -> bool:
@@ -123,6 +127,7 @@ class RedTeam:
             raise ItemError("no item of one turn asks for what must be forgotten")
         benign = drawn(items, BENIGN, plan.benign, plan.seed)
         self.cases = cases([*asked, *benign], items, targets, plan.seed)
+        self._items = items
         self.found = Measured(dict(plan.attacks), tuple(dict.fromkeys(i.answer for i in items if i.answer)))
         self._plan = plan
         self._results = {
@@ -153,6 +158,25 @@ class RedTeam:
         self.found.members[system] = await _members(subject, self._pairs)
         self.found.seconds[system] = time.perf_counter() - started
         self.found.results = [one for one in self._results.values() if one.got]
+
+    async def judge(self, encoder: Encoder | None, llm: LlmJudge | None) -> dict[str, Any]:
+        """All texts about targets by other judges too, and what a report should say of these.
+
+        Raises:
+            ClientError: the judging model cannot be asked.
+        """
+        table, told = judges.more(self._items, encoder, self._plan.seed)
+        texts = [
+            (one, system, judges.Case(one.case.question, one.case.item.answer, one.case.item.fact, text))
+            for one in self.found.results
+            if one.about_target and not self._plan.attacks[one.attack].guesses
+            for system, text in one.got.items()
+        ]
+        for name, scores in (await judges.judged([case for _, _, case in texts], table, llm)).items():
+            for (one, system, _), score in zip(texts, scores, strict=True):
+                if score is not None:
+                    one.judged[name, system] = score
+        return told | ({"replies that were no verdict": llm.unjudged} if llm else {})
 
 
 def known(attack: Attack, case: Case, text: str) -> float:

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from evals.client import Answer, Client, ClientError, chat, failed
-from evals.items import FORGET, UNMATCHED, Item, ItemError
-from evals.judges import JUDGES, Case, Entailment, Judge, LlmJudge, wrong_answers
+from evals.items import FORGET, UNMATCHED, Item
+from evals.judges import Case, LlmJudge, judged, more
 from evals.report import Report, as_cell
 from guard.detection import Encoder
 from guard.metrics.bootstrap import Interval, mean_interval, paired_difference
@@ -269,22 +269,12 @@ async def judge_more(
 ) -> dict[str, Any]:
     """Adds MORE to the scores of the forget split; returns what a report should say of it."""
     forget = [row for row in rows if row.item.split == FORGET]
-    table: dict[str, Judge] = {"exact": JUDGES["exact"]}
-    told: dict[str, Any] = {}
-    if encoder is not None:
-        try:
-            wrong = wrong_answers([row.item for row in rows], seed)
-            table["entailment"] = Entailment(encoder, wrong, seed=seed).entails
-        except ItemError as error:
-            told["entailment"] = f"not measured: {error}"
+    table, told = more([row.item for row in rows], encoder, seed)
     for system in forget[0].answers if forget else ():
         cases = [
             Case(row.item.turns[-1][1], row.item.answer, row.item.fact, row.answers[system]) for row in forget
         ]
-        found = {name: [judge(*case) for case in cases] for name, judge in table.items()}
-        if llm is not None:
-            found["judge"] = await llm.scores(cases)
-        for name, scores in found.items():
+        for name, scores in (await judged(cases, table, llm)).items():
             for row, score in zip(forget, scores, strict=True):
                 if score is not None:
                     row.scores[system][name] = score

@@ -125,6 +125,31 @@ def test_a_way_in_that_a_subject_lacks_is_not_measured():
     assert table["rows"][0][2] == "not measured: it tells none"
 
 
+def test_other_judges_stand_beside():
+    """A model's verdicts and exact match, over texts and not over guesses."""
+    plan = Plan(chosen(["few shot", "oracle: stop string"]), sample=10, benign=1)
+    _, team = attacked(plan=plan)
+
+    class Llm:
+        unjudged = 3
+
+        async def scores(self, cases):
+            assert all(case.gold and case.question for case in cases)
+            return [None if case.answer == UNKNOWN else 1.0 for case in cases]
+
+    told = asyncio.run(team.judge(None, Llm()))
+    assert told == {"replies that were no verdict": 3}
+    assert {one.attack for one in team.found.results if one.judged} == {"plain", "few shot"}
+    report = attack_report.build(team.found, plan)
+    (table,) = [t for t in report.tables if t["title"] == "Judged in other ways"]
+    assert table["columns"] == ["system", "n", "told", "exact", "judge"]
+    (unguarded,) = [row for row in table["rows"] if row[0] == "unguarded"]
+    assert [cell["mean"] for cell in unguarded[2:4]] == [1.0, 1.0]
+    row = next(r for r in report.rows if r["id"].startswith("plain/") and r["split"] == FORGET)
+    assert row["scores"]["unguarded.exact"] == 1.0 and row["scores"]["unguarded.judge"] == 1.0
+    assert "never.judge" not in row["scores"]
+
+
 def case(number=0):
     asked = drawn(items(), [FORGET], 16, 0)
     return cases(asked, items(), targets(), 0)[number]
