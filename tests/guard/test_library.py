@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from guard.decide import decide
-from guard.errors import ArtifactError, BadRequest, NotFound
+from guard.errors import ArtifactError, BadRequest, GuardUnavailable, NotFound
 from guard.types import Detection, Prompt
 from tests.guard.artifact_fakes import FakeWorkers, Own, make_artifact, methods, standing  # noqa: F401
 from tests.guard.register_fakes import make_register, open_store
@@ -293,6 +293,23 @@ async def test_a_purge_erases_artifacts_that_no_other_target_names(register, wor
     assert set(workers.held) == {shared}
     assert [path.name for path in (tmp_path / "artifacts").iterdir()] == [shared]
     assert register.view("john")[0]["state"] == "active"
+
+
+async def test_a_purge_that_cannot_end_erases_artifacts_all_the_same(
+    register, workers, tmp_path, monkeypatch
+):
+    mine = add(register, tmp_path / "a", number=0)
+    await register.load_artifact(mine)
+    await register.put("jane", {**JANE, "intervention": trained(mine)})
+
+    def busy(_database) -> None:
+        raise GuardUnavailable("still in use", reason="store")
+
+    monkeypatch.setattr("guard.store.database.Database.erase_traces", busy)
+    with pytest.raises(GuardUnavailable):
+        await register.delete("jane", purge=True)
+    assert not workers.held
+    assert not list((tmp_path / "artifacts").iterdir())
 
 
 async def test_a_tenant_sees_the_artifacts_of_its_own_targets(register, tmp_path):

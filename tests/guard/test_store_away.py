@@ -18,6 +18,7 @@ from tests.guard.register_fakes import SECRETS
 from tests.postgres import server
 
 postgres = pytest.importorskip("guard.store.postgres", exc_type=ImportError)
+OperationalError = pytest.importorskip("psycopg").OperationalError
 pytestmark = pytest.mark.system
 JANE = TargetSpec(name="Jane Doe")
 
@@ -120,8 +121,37 @@ def again(store: Store) -> Store:
     return Store(store._database._engine.url.render_as_string(hide_password=False), SECRETS)
 
 
-def test_a_writer_that_hangs_holds_others_up_for_a_bounded_time(store, monkeypatch):
-    monkeypatch.setitem(postgres._SESSION, "lock_timeout", "500ms")
+@pytest.fixture
+def soon(monkeypatch):
+    """Ends one kind of wait of sessions that begin from now on after half a second."""
+
+    def shorten(name: str) -> None:
+        assert name in postgres._SESSION
+        monkeypatch.setitem(postgres._SESSION, name, "500ms")
+
+    return shorten
+
+
+def test_a_statement_that_takes_too_long_is_ended(store, soon):
+    soon("statement_timeout")
+    other = again(store)
+    with pytest.raises(GuardUnavailable), other._database.read() as connection:
+        connection.exec_driver_sql("SELECT pg_sleep(20)")
+    assert other.targets.all() == []
+    other.close()
+
+
+def test_a_connection_whose_answer_did_not_come_is_not_used_again(running, hasty):
+    host, name = running.root.query["host"], running.root.database
+    with postgres._Connection.connect(host=host, user="lethe", dbname=name) as connection:
+        connection.execute("SELECT 1")
+        with running.frozen(), pytest.raises(OperationalError):
+            connection.execute("SELECT 2")
+        assert connection.closed
+
+
+def test_a_writer_that_hangs_holds_others_up_for_a_bounded_time(store, soon):
+    soon("lock_timeout")
     other = again(store)
     with store._database.write() as connection:
         connection.execute(sa.text("SELECT 1"))
@@ -132,8 +162,8 @@ def test_a_writer_that_hangs_holds_others_up_for_a_bounded_time(store, monkeypat
     other.close()
 
 
-def test_a_writer_that_is_cut_off_gives_its_turn_up(store, monkeypatch):
-    monkeypatch.setitem(postgres._SESSION, "idle_in_transaction_session_timeout", "500ms")
+def test_a_writer_that_is_cut_off_gives_its_turn_up(store, soon):
+    soon("idle_in_transaction_session_timeout")
     lost = again(store)
 
     def hang() -> None:

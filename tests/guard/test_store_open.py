@@ -84,12 +84,14 @@ def test_a_server_that_is_not_there_is_told_in_one_sentence_without_the_password
     assert "hush" not in sentence(caught.value) and "127.0.0.1" in caught.value.message
 
 
-def test_a_server_that_never_answers_is_given_up():
-    pytest.importorskip("psycopg")
+def test_a_server_that_never_answers_is_given_up(monkeypatch):
+    postgres = pytest.importorskip("guard.store.postgres", exc_type=ImportError)
+    assert "connect_timeout" in postgres._CONNECTING
+    monkeypatch.setitem(postgres._CONNECTING, "connect_timeout", 2)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port, started = silent.getsockname()[1], time.monotonic()
         with pytest.raises(StartupError) as caught:
-            Store(f"postgresql+psycopg://lethe@127.0.0.1:{port}/lethe?connect_timeout=2", SECRETS)
+            Store(f"postgresql+psycopg://lethe@127.0.0.1:{port}/lethe", SECRETS)
         sentence(caught.value)
         assert time.monotonic() - started < 15
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from guard.errors import NotFound, PreconditionFailed
+from guard.errors import GuardUnavailable, NotFound, PreconditionFailed
 from guard.store import Store
 from guard.store.decisions import Filter, Record
 from guard.store.jobs import Request
@@ -253,6 +253,32 @@ def test_writers_of_several_processes_stand_in_one_line(store, place):
         assert not done.wait(1.0)
     thread.join()
     assert [found["id"] for found in store.decisions.page(Filter(), limit=9).data] == ["d2", "d1"]
+
+
+def test_what_is_read_in_one_block_is_of_one_moment(store, place):
+    other = place.open()
+    with store._database.read() as connection:
+        assert connection.exec_driver_sql("SELECT count(*) FROM targets").scalar() == 0
+        put(other, "jane", 1)
+        assert connection.exec_driver_sql("SELECT count(*) FROM target_versions").scalar() == 0
+    assert len(store.targets.all()) == 1
+
+
+def test_threads_wait_for_their_turn_to_write_for_a_bounded_time(store, monkeypatch):
+    monkeypatch.setattr("guard.store.database._WAIT_SECONDS", 0.2)
+    told: list[Exception] = []
+
+    def write() -> None:
+        try:
+            put(store, "jane", 1)
+        except GuardUnavailable as error:
+            told.append(error)
+
+    with store._database.write():
+        thread = threading.Thread(target=write)
+        thread.start()
+        thread.join(30)
+    assert len(told) == 1
 
 
 RIVAL = """
