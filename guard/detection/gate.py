@@ -162,12 +162,18 @@ def _placed(read: Sequence[Unit], judged: Sequence[_Judged]) -> Iterator[Detecti
     for (target_id, name), group in grouped.items():
         best = max((finding for _, finding in group), key=lambda finding: finding.score)
         places = {unit.places(span) for unit, finding in group for span in finding.spans}
-        yield Detection(target_id, name, best.score, best.threshold, _least(places - {()}))
+        spans = _kept(places - {()}, whole=name == "lexical")
+        yield Detection(target_id, name, best.score, best.threshold, spans)
 
 
-def _least(places: Collection[tuple[Span, ...]]) -> tuple[Span, ...]:
-    """In order; a smaller window stands for those around it. A window over several turns lies in several places."""
-    kept = {span for one in places for span in one if not any(_less(other, one) for other in places)}
+def _kept(places: Collection[tuple[Span, ...]], whole: bool) -> tuple[Span, ...]:
+    """In order. A smaller window stands for those around it; a `whole` name stands for the aliases in it, since what is
+    left of a name that is edited in part names it still. A window over several turns lies in several places."""
+
+    def loses(one: Sequence[Span], other: Sequence[Span]) -> bool:
+        return _less(one, other) if whole else _less(other, one)
+
+    kept = {span for one in places for span in one if not any(loses(one, other) for other in places)}
     return tuple(sorted(kept, key=lambda span: (span.start, span.end)))
 
 

@@ -26,21 +26,28 @@ ATTACKS = (
 PLAN = Plan(chosen(ATTACKS), sample=12, benign=12)
 
 
+ITEMS = [
+    item
+    for item in load_items(ROOT / "demo" / "items.jsonl")
+    if item.entity in PEOPLE
+    or (item.split == "neighbour" and item.entity.endswith(tuple(map(str.lower, PEOPLE.values()))))
+]
+
+
 @pytest.fixture(scope="module")
 def team(running, targets):
     """Asked already without any target: the control."""
-    items = [
-        item
-        for item in load_items(ROOT / "demo" / "items.jsonl")
-        if item.entity in PEOPLE or (item.split == "neighbour" and item.entity.endswith(families()))
-    ]
-    made = RedTeam(items, [targets[name] for name in PEOPLE], PLAN)
+    made = RedTeam(ITEMS, [targets[name] for name in PEOPLE], PLAN)
     ask(made, running, UNGUARDED)
     return made
 
 
-def families():
-    return tuple(name.lower() for name in PEOPLE.values())
+def relatives(family):
+    """The names of neighbours who are called so."""
+    found = {
+        item.entity for item in ITEMS if item.split == "neighbour" and item.entity.endswith(family.lower())
+    }
+    return sorted(name.replace("-", " ").title() for name in found)
 
 
 def ask(team, running, system):
@@ -75,7 +82,7 @@ SETTINGS = {
         },
         GIBBERISH,
     ),
-    "families as aliases": (lambda family: {"aliases": [family]}, SUPPRESSED),
+    "relatives as aliases": (lambda family: {"aliases": relatives(family)}, SUPPRESSED),
 }
 
 

@@ -218,6 +218,16 @@ def test_spans_show_the_window_that_matched(compile_: Callable, hashing: Encoder
     assert all("vitriol" in piece for piece in shown)
 
 
+def test_a_name_is_shown_whole_where_an_alias_is_a_part_of_it(compile_: Callable, hashing: Encoder) -> None:
+    """An edit of "Yarley" alone would leave "Limir", by which the model still knows whom to tell of."""
+    text = "Where was Limir Yarley born, and what did Yarley win?"
+    target = compile_(name="Limir Yarley", aliases=["Yarley"])
+    found, *_ = Gate(hashing, [target]).detect(Prompt(text))
+
+    names = [text[span.start : span.end] for d in found if d.detector == "lexical" for span in d.spans]
+    assert names == ["Limir Yarley", "Yarley"]
+
+
 def test_a_detection_reached_its_threshold(compile_: Callable, hashing: Encoder) -> None:
     gate = Gate(hashing, [compile_("a", **AUTHOR), compile_("c", **CHEMISTRY)])
     for text in (*AUTHOR["examples"], *CHEMISTRY["examples"]):
