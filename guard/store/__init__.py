@@ -1,4 +1,5 @@
-"""The store of one installation: targets with all their versions, API keys, the decision log and jobs.
+"""The store of one installation: targets with all their versions, API keys, the decision log, jobs, and
+the processes that serve from it.
 
 Everything here blocks; callers on an event loop use threads.
 """
@@ -9,10 +10,11 @@ import sqlalchemy as sa
 
 from guard.crypto import Secrets
 from guard.errors import ConfigError, LetheError, StartupError
-from guard.store.database import Database, snapshot_number
+from guard.store.database import Database, Listener, number_of
 from guard.store.decisions import Decisions
 from guard.store.jobs import Jobs
 from guard.store.keys import Key, Keys
+from guard.store.replicas import Replicas
 from guard.store.schema import meta
 from guard.store.targets import Targets
 
@@ -20,7 +22,7 @@ _PROBE = "lethe"
 
 
 class Store:
-    """Opens, migrates and checks; the work is done by `targets`, `keys`, `decisions` and `jobs`.
+    """Opens, migrates and checks; the work is done by `targets`, `keys`, `decisions`, `jobs` and `replicas`.
 
     Raises:
         StartupError: the database cannot be used.
@@ -38,12 +40,17 @@ class Store:
         self.keys = Keys(self._database, secrets)
         self.decisions = Decisions(self._database, secrets)
         self.jobs = Jobs(self._database, secrets)
+        self.replicas = Replicas(self._database)
 
     @property
     def snapshot(self) -> int:
         """The number of the last change of what is enforced."""
         with self._database.read() as connection:
-            return snapshot_number(connection)
+            return number_of(connection, "snapshot")
+
+    def listener(self) -> Listener:
+        """Hears when another process has changed targets or keys."""
+        return self._database.listener()
 
     def close(self) -> None:
         self._database.close()

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import sqlalchemy as sa
 from sqlalchemy import event
@@ -22,6 +22,9 @@ from guard.errors import GuardUnavailable, StartupError
 from guard.store.schema import meta
 
 logger = logging.getLogger(__name__)
+
+Counter = Literal["snapshot", "keys"]
+"""What is numbered: changes of what is enforced, and of keys."""
 
 _BATCH = 500
 _WAIT_SECONDS = 10.0
@@ -45,6 +48,20 @@ class Backend(Protocol):
     def owe_erasure(self, connection: sa.Connection, tables: Sequence[sa.Table]) -> None: ...
 
     def erase_traces(self, engine: sa.Engine) -> bool: ...
+
+    def announce(self, connection: sa.Connection) -> None: ...
+
+    def listener(self, url: sa.URL) -> Listener: ...
+
+
+class Listener(Protocol):
+    """Hears of changes that other processes announce. It may miss some: whoever waits looks for himself now and then."""
+
+    def wait(self, seconds: float) -> None:
+        """Until something was announced, or for so long."""
+        ...
+
+    def close(self) -> None: ...
 
 
 class Database:
@@ -106,6 +123,19 @@ class Database:
                 reason="store",
             )
 
+    def count(self, connection: sa.Connection, name: Counter) -> int:
+        """The next number of `name`, for the transaction that makes a change; who listens hears of it when it is
+        committed."""
+        number = number_of(connection, name) + 1
+        row = {"name": name, "value": str(number)}
+        if connection.execute(meta.update().where(meta.c.name == name).values(row)).rowcount == 0:
+            connection.execute(meta.insert().values(row))
+        self._backend.announce(connection)
+        return number
+
+    def listener(self) -> Listener:
+        return self._backend.listener(self._engine.url)
+
     def close(self) -> None:
         self._engine.dispose()
 
@@ -162,18 +192,9 @@ class Database:
         self._backend.begin(connection, bool(connection.get_execution_options().get("lethe_write")))
 
 
-def next_snapshot(connection: sa.Connection) -> int:
-    """Count one change of what is enforced, inside the transaction that makes the change."""
-    number = snapshot_number(connection) + 1
-    row = {"name": "snapshot", "value": str(number)}
-    if connection.execute(meta.update().where(meta.c.name == "snapshot").values(row)).rowcount == 0:
-        connection.execute(meta.insert().values(row))
-    return number
-
-
-def snapshot_number(connection: sa.Connection) -> int:
-    found = connection.scalar(sa.select(meta.c.value).where(meta.c.name == "snapshot"))
-    return int(found or 0)
+def number_of(connection: sa.Connection, name: Counter) -> int:
+    """That of the last change of `name`."""
+    return int(connection.scalar(sa.select(meta.c.value).where(meta.c.name == name)) or 0)
 
 
 def batches(values: Sequence[str]) -> Iterator[Sequence[str]]:

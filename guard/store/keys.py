@@ -9,7 +9,7 @@ from typing import Literal
 import sqlalchemy as sa
 
 from guard.crypto import Secrets
-from guard.store.database import Database
+from guard.store.database import Database, number_of
 from guard.store.schema import keys
 
 Role = Literal["inference", "auditor", "operator", "admin"]
@@ -55,15 +55,30 @@ class Keys:
         values = {column.name: getattr(key, column.name) for column in keys.columns}
         with self._database.write() as connection:
             connection.execute(keys.insert().values(values))
+            self._database.count(connection, "keys")
         return key, token
 
     def all(self) -> list[Key]:
         """Every key, oldest first."""
+        return self.numbered()[1]
+
+    def numbered(self) -> tuple[int, list[Key]]:
+        """The number of the last change of keys, and every key, oldest first."""
         query = sa.select(keys).order_by(keys.c.created_at, keys.c.id)
         with self._database.read() as connection:
-            return [Key(**row._mapping) for row in connection.execute(query)]
+            found = [Key(**row._mapping) for row in connection.execute(query)]
+            return number_of(connection, "keys"), found
+
+    @property
+    def number(self) -> int:
+        """That of the last change."""
+        with self._database.read() as connection:
+            return number_of(connection, "keys")
 
     def delete(self, key_id: str) -> bool:
         """Whether there was such a key."""
         with self._database.write() as connection:
-            return connection.execute(keys.delete().where(keys.c.id == key_id)).rowcount > 0
+            known = connection.execute(keys.delete().where(keys.c.id == key_id)).rowcount > 0
+            if known:
+                self._database.count(connection, "keys")
+            return known

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import re
 import secrets as random
+import select
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +20,7 @@ import psycopg
 import sqlalchemy as sa
 from psycopg.pq import TransactionStatus
 from sqlalchemy import event
+from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
 from guard.store.schema import meta
 
@@ -29,6 +32,7 @@ ANSWER_SECONDS = 20.0
 ERASE_SECONDS = 600.0
 _WRITERS = 0x4C65746865  # the number of the lock; "Lethe"
 _OWED = "erase:"
+_CHANNEL = "lethe"
 
 _CONNECTING = {
     "application_name": "lethe",
@@ -113,6 +117,44 @@ def erase_traces(engine: sa.Engine) -> bool:
         connection.exec_driver_sql("SET statement_timeout = 0")
         left = [name for name, value in owed if not _rewrite(connection, driver, name, value)]
         return not left
+
+
+def announce(connection: sa.Connection) -> None:
+    connection.exec_driver_sql(f"NOTIFY {_CHANNEL}")
+
+
+class Listener:
+    """A connection of its own, for one thread, that hears what others announce. While there is none, it sleeps."""
+
+    def __init__(self, url: sa.URL) -> None:
+        self._args, self._options = PGDialect_psycopg().create_connect_args(url)
+        self._connection: psycopg.Connection[Any] | None = None
+
+    def wait(self, seconds: float) -> None:
+        ends = time.monotonic() + seconds
+        try:
+            connection = self._connected()
+            if select.select([connection.fileno()], [], [], seconds)[0]:
+                list(connection.notifies(timeout=0))
+        except psycopg.Error:
+            self.close()
+            time.sleep(max(0.0, ends - time.monotonic()))
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _connected(self) -> psycopg.Connection[Any]:
+        if self._connection is None:
+            options = {**_CONNECTING, **self._options, "autocommit": True}
+            self._connection = _Connection.connect(*self._args, **options)
+            self._connection.execute(f"LISTEN {_CHANNEL}")
+        return self._connection
+
+
+def listener(url: sa.URL) -> Listener:
+    return Listener(url)
 
 
 def _rewrite(connection: sa.Connection, driver: Any, name: str, value: str) -> bool:

@@ -3,6 +3,9 @@
 A target's id is often its name, so rows carry `key`, a keyed digest of the id, and the id itself is sealed.
 A `uid` is one life of a target: purging ends it, so decisions, which hold uids, can never again be traced to
 what was purged, not even when the same id is registered anew.
+
+`changed` is the number of the snapshot that wrote, deleted or erased a row last: replicas read what is above the number
+that they have. A version of a target was in force from snapshot `since` to before snapshot `until`.
 """
 
 from __future__ import annotations
@@ -27,6 +30,7 @@ targets = sa.Table(
     sa.Column("version", sa.Integer, nullable=False),
     sa.Column("created_at", sa.Float(53), nullable=False),
     sa.Column("deleted_at", sa.Float(53)),
+    sa.Column("changed", sa.Integer, nullable=False, index=True),
 )
 
 target_versions = sa.Table(
@@ -36,6 +40,8 @@ target_versions = sa.Table(
     sa.Column("version", sa.Integer, primary_key=True),
     sa.Column("updated_at", sa.Float(53), nullable=False),
     sa.Column("sealed", sa.LargeBinary, nullable=False),
+    sa.Column("since", sa.Integer, nullable=False),
+    sa.Column("until", sa.Integer),
 )
 
 tombstones = sa.Table(
@@ -44,6 +50,25 @@ tombstones = sa.Table(
     sa.Column("key", sa.String(64), primary_key=True),
     sa.Column("last_version", sa.Integer, nullable=False),
     sa.Column("purged_at", sa.Float(53), nullable=False),
+    sa.Column("changed", sa.Integer, nullable=False, index=True),
+)
+
+erasures = sa.Table(
+    "erasures",
+    metadata,
+    sa.Column("digest", sa.String(64), primary_key=True),
+    sa.Column("changed", sa.Integer, nullable=False, index=True),
+)
+
+replicas = sa.Table(
+    "replicas",
+    metadata,
+    sa.Column("id", sa.String(32), primary_key=True),
+    sa.Column("name", sa.String(128), nullable=False),
+    sa.Column("snapshot", sa.Integer, nullable=False),
+    sa.Column("keys", sa.Integer, nullable=False),
+    sa.Column("seen_at", sa.Float(53), nullable=False),
+    sa.Column("lease", sa.Float(53), nullable=False),
 )
 
 keys = sa.Table(

@@ -7,6 +7,7 @@ power. Writers take the lock when they begin, so no transaction fails half-way f
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,24 @@ def erase_traces(engine: sa.Engine) -> bool:
         return not raw.cursor().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
     finally:
         raw.close()
+
+
+def announce(_connection: sa.Connection) -> None:
+    """Nobody hears it: processes that share a file look for themselves."""
+
+
+class Sleeper:
+    """Hears nothing."""
+
+    def wait(self, seconds: float) -> None:
+        time.sleep(seconds)
+
+    def close(self) -> None:
+        pass
+
+
+def listener(_url: sa.URL) -> Sleeper:
+    return Sleeper()
 
 
 def _create_private(path: Path) -> None:

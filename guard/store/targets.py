@@ -11,8 +11,16 @@ import sqlalchemy as sa
 
 from guard.crypto import Secrets
 from guard.errors import NotFound, PreconditionFailed
-from guard.store.database import Database, batches, next_snapshot
-from guard.store.schema import decision_targets, decisions, jobs, target_versions, targets, tombstones
+from guard.store.database import Database, batches, number_of
+from guard.store.schema import (
+    decision_targets,
+    decisions,
+    erasures,
+    jobs,
+    target_versions,
+    targets,
+    tombstones,
+)
 from guard.targets import StoredTarget, TargetSpec
 
 
@@ -25,6 +33,17 @@ class Write:
     spec: TargetSpec
     version: int
     seen: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What happened up to snapshot `number`: the targets written that are still there, keyed digests of the ids that
+    were deleted or purged, and the artifacts that shall be nowhere."""
+
+    number: int
+    written: tuple[StoredTarget, ...]
+    gone: frozenset[str]
+    erased: frozenset[str]
 
 
 class Targets:
@@ -45,12 +64,33 @@ class Targets:
             rows = connection.execute(query).all()
         return sorted((self._open(row) for row in rows), key=lambda target: target.id)
 
+    def changes(self, since: int) -> Changes:
+        """What happened after snapshot `since`; all there is after -1."""
+        new = (
+            sa.select(targets.c.key, targets.c.created_at, target_versions)
+            .join(target_versions, self._is_current())
+            .where(targets.c.deleted_at.is_(None), targets.c.changed > since)
+        )
+        deleted = sa.select(targets.c.key).where(targets.c.deleted_at.is_not(None), targets.c.changed > since)
+        purged = sa.select(tombstones.c.key).where(tombstones.c.changed > since)
+        erased = sa.select(erasures.c.digest).where(erasures.c.changed > since)
+        with self._database.read() as connection:
+            number = number_of(connection, "snapshot")
+            if number == since:
+                return Changes(number, (), frozenset(), frozenset())
+            return Changes(
+                number,
+                tuple(map(self._open, connection.execute(new))),
+                frozenset(connection.scalars(sa.union(deleted, purged))),
+                frozenset(connection.scalars(erased)),
+            )
+
     def history(self, target_id: str) -> list[StoredTarget]:
         """All versions of this life of the target, oldest first; deleted ones included, purged ones not."""
         query = (
             sa.select(targets.c.key, targets.c.created_at, target_versions)
             .join(target_versions, target_versions.c.uid == targets.c.uid)
-            .where(targets.c.key == self._key(target_id))
+            .where(targets.c.key == self.key(target_id))
             .order_by(target_versions.c.version)
         )
         with self._database.read() as connection:
@@ -58,7 +98,7 @@ class Targets:
 
     def deleted_at(self, target_id: str) -> float | None:
         """When the target was deleted, in seconds since the epoch; None: it was not, or it was purged."""
-        query = sa.select(targets.c.deleted_at).where(targets.c.key == self._key(target_id))
+        query = sa.select(targets.c.deleted_at).where(targets.c.key == self.key(target_id))
         with self._database.read() as connection:
             return connection.scalar(query)
 
@@ -75,15 +115,24 @@ class Targets:
         """
         with self._database.write() as connection:
             versions = self._next_versions(connection, [write.id for write in writes])
+            number = self._database.count(connection, "snapshot")
             for write in writes:
                 if write.version != versions[write.id]:
                     raise _changed()
-                self._put(connection, write, now)
-            return next_snapshot(connection)
+                self._put(connection, write, now, number)
+            return number
 
-    def delete(self, target_id: str, now: float, *, purge: bool, seen: int | None = None) -> int:
-        """Stop enforcing a target. With `purge`, its texts in every version and logged decision are erased. `seen` is
-        that of `Write`.
+    def delete(
+        self,
+        target_id: str,
+        now: float,
+        *,
+        purge: bool,
+        seen: int | None = None,
+        erase: Iterable[str] = (),
+    ) -> int:
+        """Stop enforcing a target. With `purge`, its texts in every version and logged decision are erased, and every
+        process is to erase the artifacts `erase`. `seen` is that of `Write`.
 
         Raises:
             NotFound: there is no such target (or, with `purge`, nothing left of it).
@@ -94,11 +143,15 @@ class Targets:
             if row is None or (row.deleted_at is not None and not purge):
                 raise NotFound("There is no such target.", param="id")
             _demand_seen(row, seen)
+            number = self._database.count(connection, "snapshot")
             if purge:
-                self._purge(connection, row, now)
+                self._purge(connection, row, now, number)
+                self._erase(connection, erase, number)
             else:
-                connection.execute(targets.update().where(targets.c.uid == row.uid).values(deleted_at=now))
-            return next_snapshot(connection)
+                self._end_versions(connection, row.uid, number)
+                gone = {"deleted_at": now, "changed": number}
+                connection.execute(targets.update().where(targets.c.uid == row.uid).values(gone))
+            return number
 
     def erase_traces(self) -> None:
         """Finish a purge: what it deleted is overwritten where the database's log still holds it."""
@@ -106,22 +159,35 @@ class Targets:
 
     def purged(self, target_id: str) -> bool:
         """Whether an earlier life of this id was purged."""
-        query = sa.select(tombstones.c.key).where(tombstones.c.key == self._key(target_id))
+        query = sa.select(tombstones.c.key).where(tombstones.c.key == self.key(target_id))
         with self._database.read() as connection:
             return connection.scalar(query) is not None
 
     def count_change(self) -> int:
         """A new snapshot number for a change that needs no write here, such as an expiry."""
         with self._database.write() as connection:
-            return next_snapshot(connection)
+            return self._database.count(connection, "snapshot")
 
-    def _put(self, connection: sa.Connection, write: Write, now: float) -> None:
-        key, row = self._key(write.id), self._find(connection, write.id)
+    def erase_artifact(self, digest: str) -> int:
+        """Every process is to erase the artifact, those that start later too; a new snapshot number."""
+        with self._database.write() as connection:
+            number = self._database.count(connection, "snapshot")
+            self._erase(connection, [digest], number)
+            return number
+
+    def readmit_artifact(self, digest: str) -> None:
+        """It was added again, on purpose."""
+        with self._database.write() as connection:
+            connection.execute(erasures.delete().where(erasures.c.digest == digest))
+
+    def _put(self, connection: sa.Connection, write: Write, now: float, number: int) -> None:
+        key, row = self.key(write.id), self._find(connection, write.id)
         _demand_seen(row, write.seen)
         uid = row.uid if row else random.token_hex(16)
         created = now if row is None or row.deleted_at is not None else row.created_at
-        head = {"version": write.version, "created_at": created, "deleted_at": None}
+        head = {"version": write.version, "created_at": created, "deleted_at": None, "changed": number}
         if row:
+            self._end_versions(connection, uid, number)
             connection.execute(targets.update().where(targets.c.uid == uid).values(head))
         else:
             sealed_id = self._secrets.seal(write.id, label=f"id:{key}")
@@ -129,23 +195,40 @@ class Targets:
         content = {"id": write.id, "spec": write.spec.model_dump(mode="json")}
         sealed = self._secrets.seal(content, label=self._label(key, write.version))
         connection.execute(
-            target_versions.insert().values(uid=uid, version=write.version, updated_at=now, sealed=sealed)
+            target_versions.insert().values(
+                uid=uid, version=write.version, updated_at=now, sealed=sealed, since=number
+            )
         )
 
-    def _purge(self, connection: sa.Connection, row: sa.Row, now: float) -> None:
+    @staticmethod
+    def _end_versions(connection: sa.Connection, uid: str, number: int) -> None:
+        current = sa.and_(target_versions.c.uid == uid, target_versions.c.until.is_(None))
+        connection.execute(target_versions.update().where(current).values(until=number))
+
+    @staticmethod
+    def _erase(connection: sa.Connection, digests: Iterable[str], number: int) -> None:
+        for digest in digests:
+            connection.execute(erasures.delete().where(erasures.c.digest == digest))
+            connection.execute(erasures.insert().values(digest=digest, changed=number))
+
+    def _purge(self, connection: sa.Connection, row: sa.Row, now: float, number: int) -> None:
         mentions = sa.select(decision_targets.c.seq).where(decision_targets.c.uid == row.uid)
         told = sa.and_(decisions.c.seq.in_(mentions), decisions.c.sealed_text.is_not(None))
         erased = connection.execute(decisions.update().where(told).values(sealed_text=None)).rowcount
         connection.execute(target_versions.delete().where(target_versions.c.uid == row.uid))
         connection.execute(targets.delete().where(targets.c.uid == row.uid))
         connection.execute(tombstones.delete().where(tombstones.c.key == row.key))
-        connection.execute(tombstones.insert().values(key=row.key, last_version=row.version, purged_at=now))
+        connection.execute(
+            tombstones.insert().values(
+                key=row.key, last_version=row.version, purged_at=now, changed=number
+            )
+        )
         self._database.owe_erasure(connection, targets, target_versions, jobs)
         if erased:
             self._database.owe_erasure(connection, decisions)
 
     def _next_versions(self, connection: sa.Connection, ids: Iterable[str]) -> dict[str, int]:
-        by_key = {self._key(target_id): target_id for target_id in ids}
+        by_key = {self.key(target_id): target_id for target_id in ids}
         found = dict.fromkeys(by_key.values(), 1)
         for key, last in (
             (tombstones.c.key, tombstones.c.last_version),
@@ -158,7 +241,7 @@ class Targets:
 
     def _find(self, connection: sa.Connection, target_id: str) -> sa.Row | None:
         return connection.execute(
-            sa.select(targets).where(targets.c.key == self._key(target_id))
+            sa.select(targets).where(targets.c.key == self.key(target_id))
         ).one_or_none()
 
     def _open(self, row: sa.Row) -> StoredTarget:
@@ -175,7 +258,8 @@ class Targets:
     def _is_current() -> sa.ColumnElement[bool]:
         return sa.and_(target_versions.c.uid == targets.c.uid, target_versions.c.version == targets.c.version)
 
-    def _key(self, target_id: str) -> str:
+    def key(self, target_id: str) -> str:
+        """The keyed digest that stands for an id."""
         return self._secrets.digest("target-id", target_id)
 
     @staticmethod
