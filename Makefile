@@ -6,8 +6,10 @@ BIN := $(VENV)/bin
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 REQUIREMENTS ?= requirements/dev-cpu.txt
 STAMP := $(VENV)/.installed
+# Gateway, linters and validators of system tests; they share no package with ours.
+TOOLS := .venv-tools
 
-.PHONY: install serve test test-fast test-system lint bench lock
+.PHONY: install tools serve test test-fast test-system lint bench lock
 
 install: $(STAMP)
 
@@ -18,6 +20,13 @@ $(STAMP): $(REQUIREMENTS) pyproject.toml
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $(STAMP)
 
+tools: $(TOOLS)/.installed
+
+$(TOOLS)/.installed: requirements/tools.txt
+	$(PYTHON) -m venv $(TOOLS)
+	$(TOOLS)/bin/pip install --quiet --no-deps -r requirements/tools.txt
+	touch $@
+
 serve: install
 	$(BIN)/lethe serve --demo
 
@@ -27,7 +36,7 @@ test: install
 test-fast: install
 	$(BIN)/python -m pytest -m "not engine and not system" -rs
 
-test-system: install
+test-system: install tools
 	$(BIN)/python -m pytest -m system -rs
 
 lint: install
