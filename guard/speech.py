@@ -12,12 +12,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from guard.context import RequestContext
 from guard.detection.literals import CONTEXT, Ending, Found, Hit
 from guard.detection.windows import word_spans
 from guard.errors import GuardUnavailable, LetheError
 from guard.types import Span
 
 log = logging.getLogger("lethe.guard")
+
+OUTPUT = "output_filter"
 
 Look = Callable[[str, int, int], Found]
 """(text, characters of it that have left, whether nothing comes behind it: `Ending`) -> what may leave."""
@@ -143,3 +146,14 @@ class Speech:
             ends.append(len(self._words))
             self._windows = len(self._words)
         return [end for end in ends if self._words[end - 1].end > self.left]
+
+
+def note_hits(context: RequestContext | None, hits: Sequence[tuple[Hit, str]]) -> None:
+    """Tell the request's context what was found in its answers, for whom, and what was done about it."""
+    if context is not None and hits:
+        context.applied += [OUTPUT] if OUTPUT not in context.applied else []
+        for hit, action in hits:
+            what = "meaning" if hit.meant else "name" if hit.named else "answer"
+            context.events.append(
+                {"event": "output", "target": hit.target_id, "said": what, "action": action}
+            )

@@ -26,6 +26,7 @@ from server.admin import admin_router
 from server.auth import Authenticator
 from server.checks import Checker, Scorer
 from server.gate import GateServices
+from server.guardrail import Guardrail, guardrail_router
 from server.health import health_router
 from server.jobs import Runner
 from server.metrics import Metrics, Sources
@@ -129,6 +130,8 @@ def attach(app: FastAPI, services: Services, engine: GuardedAsyncLLM, proof: Pro
             )
         )
     )
+    guardrail = Guardrail(check, record)
+    app.include_router(guardrail_router(guardrail, services.authenticator.require))
     app.include_router(health_router(live.unready))
     metrics.mount(app)
     app.openapi_schema = None

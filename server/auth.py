@@ -24,6 +24,7 @@ class Permission(StrEnum):
 
     INFER = "infer"
     CHECK = "check"
+    GUARDRAIL = "guardrail"
     SCORE = "score"
     METRICS = "metrics"
     READ_TARGETS = "read_targets"
@@ -49,7 +50,8 @@ _READS = frozenset(
 
 PERMISSIONS: dict[Role, frozenset[Permission]] = {
     "inference": frozenset({Permission.INFER}),
-    "auditor": _READS | {Permission.CHECK, Permission.SCORE, Permission.METRICS},
+    "gateway": frozenset({Permission.GUARDRAIL}),
+    "auditor": _READS | {Permission.CHECK, Permission.GUARDRAIL, Permission.SCORE, Permission.METRICS},
     "operator": frozenset(
         {
             Permission.READ_TARGETS,

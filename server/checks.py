@@ -18,6 +18,15 @@ from server import bodies, tools
 Render = Callable[[dict[str, Any], tuple[Message, ...]], Awaitable[Prompt]]
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What was judged, the verdict, and the request's tools without those that were taken out."""
+
+    prompt: Prompt
+    admission: Admission
+    tools: tuple[Any, ...]
+
+
 @dataclass(frozen=True)
 class Checker:
     """Renders with the application's own handlers and judges with the guard that serves."""
@@ -33,31 +42,36 @@ class Checker:
         Raises:
             BadRequest: the body cannot be rendered.
         """
-        _, admission, withheld = await self.judged(body, "/admin/v1/check")
-        return describe(admission.decision, withheld)
+        context = self.context(body, "/admin/v1/check")
+        judged = await self.judged(body, context)
+        return describe(judged.admission.decision, context.withheld)
+
+    def context(self, body: Mapping[str, Any], route: str) -> RequestContext:
+        """That of a request to `route` for the tenant and the model that `body` names."""
+        return RequestContext(
+            uuid.uuid4().hex,
+            route,
+            time.time(),
+            tenant=body.get("tenant"),
+            model=body.get("model") or self.model,
+        )
 
     async def judged(
-        self, body: Mapping[str, Any], route: str
-    ) -> tuple[Prompt, Admission, tuple[Match, ...]]:
-        """The prompt that `body` renders to, the verdict on it as on that of a request to `route`, and the matches
-        of tools that were taken out before.
+        self, body: Mapping[str, Any], context: RequestContext, asides: Sequence[str] = ()
+    ) -> Judged:
+        """The verdict on `body` as on that of a generation, `asides` being judged beside it; `context` then tells what
+        was taken out of its tools.
 
         Raises:
             BadRequest: the body cannot be rendered.
         """
         request = {key: value for key, value in body.items() if key != "tenant" and value is not None}
         request.setdefault("model", self.model)
-        context = RequestContext(
-            uuid.uuid4().hex,
-            route,
-            time.time(),
-            tenant=body.get("tenant"),
-            model=request["model"],
-        )
         request = await tools.withhold(request, context, self.guard.tools)
         facts = bodies.facts(request, max_n=self.max_n)
-        prompt = replace(await self.render(request, facts.messages), asides=facts.asides)
-        return prompt, await self.guard.admit(prompt, context), tuple(context.withheld)
+        rendered = await self.render(request, facts.messages)
+        prompt = replace(rendered, asides=(*facts.asides, *asides))
+        return Judged(prompt, await self.guard.admit(prompt, context), tuple(request.get("tools") or ()))
 
 
 class Engine(Protocol):
@@ -84,13 +98,15 @@ class Scorer:
             BadRequest: the body cannot be rendered, or is too long for the model.
         """
         said = {key: value for key, value in body.items() if key != "continuation"}
-        prompt, admission, withheld = await self.checker.judged(said, "/admin/v1/score")
+        context = self.checker.context(said, "/admin/v1/score")
+        judged = await self.checker.judged(said, context)
         ids = self.encode(body["continuation"])
         if not ids:
             raise BadRequest("continuation holds no token.", param="continuation")
-        found = await self.engine.score(prompt, admission, ids)
+        found = await self.engine.score(judged.prompt, judged.admission, ids)
         scores = None if found is None else [round(score, 6) for score in found]
-        return {**describe(admission.decision, withheld), "token_ids": ids, "logprobs": scores}
+        verdict = describe(judged.admission.decision, context.withheld)
+        return {**verdict, "token_ids": ids, "logprobs": scores}
 
 
 def describe(decision: Decision, withheld: Sequence[Match] = ()) -> dict[str, Any]:

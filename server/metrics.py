@@ -35,6 +35,7 @@ from guard.store.jobs import State as JobState
 from guard.targets import Policy
 from guard.types import Action, Mode, Site
 from server.routes import TABLE as ROUTES
+from server.routes import Access
 
 T = TypeVar("T")
 
@@ -99,7 +100,7 @@ def _stored(read: Callable[[Stored], Mapping[Any, float]]) -> Read:
 
 
 ACTIONS, SITES, REASONS = get_args(Action), get_args(Site), get_args(Reason)
-GENERATING = (*(route.path for route in ROUTES if route.generates), OTHER)
+JUDGED = (*(r.path for r in ROUTES if r.generates or r.access is Access.CHECK), OTHER)
 METHODS = (*interventions.TABLE, "output_filter", OTHER)
 POLICIES = get_args(Policy.model_fields["output"].annotation)
 
@@ -108,7 +109,7 @@ TABLE: tuple[Metric, ...] = (
         "counter",
         "lethe_requests_total",
         "Judged requests that ended, by the strictest verdict on them.",
-        {"route": GENERATING, "action": ACTIONS},
+        {"route": JUDGED, "action": ACTIONS},
     ),
     Metric(
         "histogram",

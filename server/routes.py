@@ -18,6 +18,7 @@ class Access(StrEnum):
     PUBLIC = "public"  # no key: probes and the console's login page
     INFERENCE = "inference"  # inference keys (and admin keys); judged where it generates
     METRICS = "metrics"  # loopback without a key, `auditor` elsewhere
+    CHECK = "check"  # checks for gateways, which ask for the key themselves
     CONTROL = "control"  # engine control: admin keys only
     ADMIN = "admin"  # the admin API checks the role itself, route by route
     CLOSED = "closed"  # does not exist here
@@ -98,6 +99,15 @@ TABLE: tuple[Route, ...] = (
         "/admin/v1/status",
         "/admin/v1/keys",
         "/admin/v1/keys/{id}",
+    ),
+    *_all(
+        Access.CHECK,
+        "/v1/guardrail/checks",
+        "/v1/checks",
+        "/request",
+        "/response",
+        "/response/mask",
+        "/beta/litellm_basic_guardrail_api",
     ),
     *_all(
         Access.CONTROL,

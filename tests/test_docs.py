@@ -8,6 +8,8 @@ from guard.config import Settings, leaves
 from guard.detection import DETECTORS
 from guard.interventions import TABLE, load
 from guard.targets import TargetSpec
+from server.auth import ROLES
+from server.dialects import DIALECTS
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,6 +49,16 @@ def test_a_name_of_a_table_stands_in_one_place(package):
     assert len(modules) == len(table)
     for entry in modules:
         assert (ROOT / (entry.replace(".", "/") + ".py")).exists()
+
+
+@pytest.mark.parametrize("path", DIALECTS)
+def test_every_check_for_gateways_is_documented(path):
+    assert f"| `POST {path}` |" in text("docs/gateways.md")
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_every_role_is_documented(role):
+    assert f"| `{role}` |" in text("docs/operations.md")
 
 
 def test_the_readme_names_the_commands_that_a_newcomer_needs():

@@ -11,12 +11,11 @@ from vllm.outputs import RequestOutput
 from vllm.sampling_params import SamplingParams
 
 from guard.context import RequestContext
-from guard.detection.literals import Hit
 from guard.engine.answers import Disguise
 from guard.engine.rewriting import Salts
 from guard.types import Admission, AppliedEdit, Prompt
 
-OUTPUT, CUT = "output_filter", "cut"
+CUT = "cut"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,17 +77,6 @@ def note(context: RequestContext | None, admission: Admission, applied: Sequence
         methods = [c.method for c in admission.decision.chosen] or ["refusal"]
         context.applied += [m for m in methods if m not in context.applied]
         context.edits += applied
-
-
-def note_hits(context: RequestContext | None, hits: Sequence[tuple[Hit, str]]) -> None:
-    """Tell the request's context what was found in its answers, for whom, and what was done about it."""
-    if context is not None and hits:
-        context.applied += [OUTPUT] if OUTPUT not in context.applied else []
-        for hit, action in hits:
-            what = "meaning" if hit.meant else "name" if hit.named else "answer"
-            context.events.append(
-                {"event": "output", "target": hit.target_id, "said": what, "action": action}
-            )
 
 
 def remember_beams(call: Call, verdict: Verdict, output: RequestOutput) -> None:

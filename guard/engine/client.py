@@ -23,7 +23,7 @@ from guard.context import RequestContext, current
 from guard.detection.literals import Hit
 from guard.engine import rewriting
 from guard.engine.answers import Disguise, folded
-from guard.engine.calls import CUT, Call, Verdict, note, note_hits, remember_beams, salted
+from guard.engine.calls import CUT, Call, Verdict, note, remember_beams, salted
 from guard.engine.edits import KEY, Order, fingerprint, to_wire
 from guard.engine.failures import NotLive, on_the_wire
 from guard.engine.lora import Adapters, adapter_of
@@ -32,7 +32,7 @@ from guard.engine.reading import encode, insert, read
 from guard.engine.records import Reports
 from guard.engine.speaking import Speaking, without_forbidden
 from guard.errors import BadRequest, GuardUnavailable, LetheError, content_filter
-from guard.speech import Speech
+from guard.speech import Speech, note_hits
 from guard.types import Admission, AppliedEdit, Edit, Plan, Prompt, Reply, Sighting
 
 log = logging.getLogger("lethe.engine")

@@ -12,7 +12,7 @@ from guard.crypto import Secrets
 from guard.store.database import Database, number_of
 from guard.store.schema import keys
 
-Role = Literal["inference", "auditor", "operator", "admin"]
+Role = Literal["inference", "gateway", "auditor", "operator", "admin"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ def list_keys(as_json: bool, server: str, key: str | None) -> None:
 @keys.command(epilog=example("lethe keys create --role operator --expires 2030-01-31T00:00:00Z"))
 @click.option(
     "--role",
-    type=click.Choice(["inference", "auditor", "operator", "admin"]),
+    type=click.Choice(["inference", "gateway", "auditor", "operator", "admin"]),
     default="inference",
     show_default=True,
 )

@@ -101,7 +101,13 @@ def test_no_header_at_all_is_no_key_either(shared):
 
 def test_the_roles_are_those_of_the_contract():
     assert PERMISSIONS["inference"] == {Permission.INFER}
-    assert PERMISSIONS["auditor"] == READS | {Permission.CHECK, Permission.SCORE, Permission.METRICS}
+    assert PERMISSIONS["auditor"] == READS | {
+        Permission.CHECK,
+        Permission.GUARDRAIL,
+        Permission.SCORE,
+        Permission.METRICS,
+    }
+    assert PERMISSIONS["gateway"] == {Permission.GUARDRAIL}
     assert PERMISSIONS["operator"] >= {Permission.READ_TARGETS, Permission.WRITE_TARGETS, Permission.JOBS}
     assert not PERMISSIONS["operator"] & {Permission.INFER, Permission.KEYS, Permission.ENGINE}
     assert PERMISSIONS["admin"] == set(Permission)

@@ -302,7 +302,7 @@ async def test_a_value_that_the_table_does_not_have_counts_as_other(running):
 
 
 async def test_the_name_of_the_output_guard_is_in_the_table():
-    from guard.engine.calls import OUTPUT
+    from guard.speech import OUTPUT
 
     assert OUTPUT in metrics.METHODS
 
