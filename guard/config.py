@@ -107,6 +107,10 @@ class DecisionLogSettings(_Section):
     text: bool = False
 
 
+class AuditSettings(_Section):
+    retain_days: float = Field(365, gt=0)
+
+
 class AuthSettings(_Section):
     no_auth: bool = False
     demo: bool = False
@@ -129,6 +133,7 @@ class Settings(_Section):
     limits: LimitSettings = LimitSettings()
     jobs: JobSettings = JobSettings()
     decision_log: DecisionLogSettings = DecisionLogSettings()
+    audit: AuditSettings = AuditSettings()
     auth: AuthSettings = AuthSettings()
     target_defaults: dict[str, Any] = Field(default_factory=dict)
 

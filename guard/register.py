@@ -8,6 +8,7 @@ one thread, in order, and a caller that goes away does not stop one half-way. Re
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import threading
 import time
@@ -348,7 +349,8 @@ class Register:
             finally:
                 self._ledger.sweep()
 
-        return await asyncio.get_running_loop().run_in_executor(self._writer, swept)
+        context = contextvars.copy_context()  # whose act it is, for the audit trail
+        return await asyncio.get_running_loop().run_in_executor(self._writer, context.run, swept)
 
     def _prepare(self, target_id: str, spec: TargetSpec, *, force: bool) -> Enforced:
         (result,) = self._ledger.prepare({target_id: spec}, force=lambda _: force)

@@ -127,6 +127,8 @@ def attach(app: FastAPI, services: Services, engine: GuardedAsyncLLM, proof: Pro
                 check,
                 score,
                 live.status,
+                services.store.audit,
+                metrics.denied,
             )
         )
     )

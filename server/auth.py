@@ -30,6 +30,7 @@ class Permission(StrEnum):
     READ_TARGETS = "read_targets"
     WRITE_TARGETS = "write_targets"
     READ_DECISIONS = "read_decisions"
+    READ_AUDIT = "read_audit"
     READ_ARTIFACTS = "read_artifacts"
     READ_STATUS = "read_status"
     READ_JOBS = "read_jobs"
@@ -51,7 +52,14 @@ _READS = frozenset(
 PERMISSIONS: dict[Role, frozenset[Permission]] = {
     "inference": frozenset({Permission.INFER}),
     "gateway": frozenset({Permission.GUARDRAIL}),
-    "auditor": _READS | {Permission.CHECK, Permission.GUARDRAIL, Permission.SCORE, Permission.METRICS},
+    "auditor": _READS
+    | {
+        Permission.READ_AUDIT,
+        Permission.CHECK,
+        Permission.GUARDRAIL,
+        Permission.SCORE,
+        Permission.METRICS,
+    },
     "operator": frozenset(
         {
             Permission.READ_TARGETS,

@@ -10,6 +10,7 @@ import asyncio
 import ipaddress
 import os
 import sys
+import time
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -32,6 +33,7 @@ from guard.store import Store
 from server.auth import Authenticator, ensure_admin_key
 from server.cli.options import ServeOptions
 from server.jobs import Model, Runner
+from server.upkeep import Chore, keep
 
 if TYPE_CHECKING:
     from server.app import Services
@@ -153,6 +155,16 @@ async def services_of(settings: Settings) -> AsyncIterator[Services]:
     )
     decisions.start()
     watch = asyncio.create_task(register.watch())
+    day = 86_400.0
+    upkeep = asyncio.create_task(
+        keep(
+            Chore(
+                "pruning the audit trail",
+                3_600,
+                lambda: store.audit.prune(time.time() - settings.audit.retain_days * day),
+            )
+        )
+    )
     judging = settings.detection
     with ThreadPoolExecutor(judging.concurrency, thread_name_prefix="detection") as executor:
         guard = Guard(
@@ -192,6 +204,7 @@ async def services_of(settings: Settings) -> AsyncIterator[Services]:
             )
         finally:
             watch.cancel()
+            upkeep.cancel()
             register.close()
             decisions.close()
             store.close()

@@ -165,6 +165,12 @@ TABLE: tuple[Metric, ...] = (
     ),
     Metric(
         "counter",
+        "lethe_admin_denied_total",
+        "Requests to the admin API without a known key (unauthorized) or with one whose role may not (forbidden).",
+        {"reason": ("unauthorized", "forbidden")},
+    ),
+    Metric(
+        "counter",
         "lethe_bypasses_total",
         "Judgements that failed and were passed over, as policy.on_error: open says.",
         read=_one(lambda of: of.guard.bypasses),
@@ -263,6 +269,10 @@ class Metrics:
         """A request ended with `error`."""
         if error.status == GuardUnavailable.status:
             self._add("lethe_unavailable_total", getattr(error, "reason", OTHER))
+
+    def denied(self, error: LetheError) -> None:
+        """Somebody was not let into the admin API."""
+        self._add("lethe_admin_denied_total", "unauthorized" if error.status == 401 else "forbidden")
 
     def mount(self, app: FastAPI) -> None:
         """Answer `/metrics` in the place of vLLM's own page, which is a part of ours."""

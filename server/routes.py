@@ -92,6 +92,8 @@ TABLE: tuple[Route, ...] = (
         "/admin/v1/score",
         "/admin/v1/decisions",
         "/admin/v1/decisions/{id}",
+        "/admin/v1/audit",
+        "/admin/v1/audit/verify",
         "/admin/v1/artifacts",
         "/admin/v1/artifacts/{digest}",
         "/admin/v1/jobs",

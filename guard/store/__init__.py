@@ -6,10 +6,14 @@ Everything here blocks; callers on an event loop use threads.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 import sqlalchemy as sa
 
 from guard.crypto import Secrets
 from guard.errors import ConfigError, LetheError, StartupError
+from guard.store.audit import Audit
 from guard.store.database import Database, Listener, number_of
 from guard.store.decisions import Decisions
 from guard.store.jobs import Jobs
@@ -22,24 +26,25 @@ _PROBE = "lethe"
 
 
 class Store:
-    """Opens, migrates and checks; the work is done by `targets`, `keys`, `decisions`, `jobs` and `replicas`.
+    """Opens, migrates and checks; the work is done by `targets`, `keys`, `decisions`, `jobs`, `replicas` and `audit`.
 
     Raises:
         StartupError: the database cannot be used.
         ConfigError: it was written with another master secret.
     """
 
-    def __init__(self, url: str, secrets: Secrets) -> None:
+    def __init__(self, url: str, secrets: Secrets, clock: Callable[[], float] = time.time) -> None:
         self._database = Database(url)
         try:
             self._check_secret(secrets)
         except LetheError:
             self.close()
             raise
-        self.targets = Targets(self._database, secrets)
-        self.keys = Keys(self._database, secrets)
+        self.audit = Audit(self._database, secrets, clock)
+        self.targets = Targets(self._database, secrets, self.audit)
+        self.keys = Keys(self._database, secrets, self.audit)
         self.decisions = Decisions(self._database, secrets)
-        self.jobs = Jobs(self._database, secrets)
+        self.jobs = Jobs(self._database, secrets, self.audit)
         self.replicas = Replicas(self._database)
 
     @property
@@ -76,4 +81,4 @@ class Store:
             ) from None
 
 
-__all__ = ["Decisions", "Jobs", "Key", "Keys", "Store", "Targets"]
+__all__ = ["Audit", "Decisions", "Jobs", "Key", "Keys", "Store", "Targets"]

@@ -11,10 +11,10 @@ import sqlalchemy as sa
 
 from guard.crypto import Secrets
 from guard.store.database import Database, batches
-from guard.store.schema import decision_targets, decisions, targets
+from guard.store.lives import LENGTH, key_of, name_or_purged, names_of, uids_of
+from guard.store.schema import decision_targets, decisions
 
 _REFERENCE = "$target"
-_UID = 32  # characters; of what is gone, as many of its key
 _PRUNED = 2_000  # records that one transaction deletes: other writers wait for it
 
 
@@ -68,7 +68,9 @@ class Decisions:
         """Write records in order; one whose id is already there is left as it is."""
         with self._database.write() as connection:
             known = self._known_ids(connection, [record.id for record in records])
-            uids = self._uids(connection, {name for record in records for name in record.target_ids})
+            uids = uids_of(
+                connection, self._secrets, {name for record in records for name in record.target_ids}
+            )
             for record in records:
                 if record.id not in known:
                     known.add(record.id)
@@ -93,7 +95,7 @@ class Decisions:
             query = query.where(decisions.c.seq < before)
         with self._database.read() as connection:
             if wanted.target is not None:
-                uid = self._uids(connection, {wanted.target}).get(wanted.target, "")
+                uid = uids_of(connection, self._secrets, {wanted.target}).get(wanted.target, "")
                 mentions = sa.select(decision_targets.c.seq).where(decision_targets.c.uid == uid)
                 query = query.where(decisions.c.seq.in_(mentions))
             rows = connection.execute(query).all()
@@ -110,7 +112,7 @@ class Decisions:
             .order_by(decisions.c.action)
         )
         with self._database.read() as connection:
-            uid = self._uids(connection, {target_id}).get(target_id, "")
+            uid = uids_of(connection, self._secrets, {target_id}).get(target_id, "")
             rows = connection.execute(query.where(decision_targets.c.uid == uid)).all()
         if not rows:
             return Count()
@@ -129,7 +131,7 @@ class Decisions:
                 return total
 
     def _add(self, connection: sa.Connection, record: Record, uids: Mapping[str, str]) -> None:
-        mine = {name: uids.get(name) or self._key(name)[:_UID] for name in record.target_ids}
+        mine = {name: uids.get(name) or key_of(self._secrets, name)[:LENGTH] for name in record.target_ids}
         values = {
             "id": record.id,
             "time": record.time,
@@ -151,7 +153,7 @@ class Decisions:
 
     def _render(self, connection: sa.Connection, rows: Sequence[sa.Row]) -> list[dict[str, Any]]:
         bodies = [json.loads(row.body) for row in rows]
-        names = self._names(connection, {uid for body in bodies for uid in _referred(body)})
+        names = names_of(connection, self._secrets, {uid for body in bodies for uid in _referred(body)})
         rendered = []
         for row, body in zip(rows, bodies, strict=True):
             body = _resolve(body, names)
@@ -165,27 +167,6 @@ class Decisions:
         for batch in batches(ids):
             found.update(connection.scalars(sa.select(decisions.c.id).where(decisions.c.id.in_(batch))))
         return found
-
-    def _uids(self, connection: sa.Connection, ids: Iterable[str]) -> dict[str, str]:
-        by_key = {self._key(target_id): target_id for target_id in ids}
-        found = {}
-        for batch in batches(list(by_key)):
-            query = sa.select(targets.c.key, targets.c.uid).where(targets.c.key.in_(batch))
-            found.update({by_key[key]: uid for key, uid in connection.execute(query)})
-        return found
-
-    def _names(self, connection: sa.Connection, uids: Iterable[str]) -> dict[str, str]:
-        found = {}
-        for batch in batches(list(uids)):
-            query = sa.select(targets.c.uid, targets.c.key, targets.c.sealed_id).where(
-                targets.c.uid.in_(batch)
-            )
-            for uid, key, sealed in connection.execute(query):
-                found[uid] = self._secrets.open(sealed, label=f"id:{key}")
-        return found
-
-    def _key(self, target_id: str) -> str:
-        return self._secrets.digest("target-id", target_id)
 
 
 def _refer(body: Mapping[str, Any], uids: Mapping[str, str]) -> dict[str, Any]:
@@ -216,10 +197,10 @@ def _referred(value: Any) -> Iterable[str]:
             yield from _referred(item)
 
 
-def _resolve(value: Any, names: Mapping[str, str]) -> Any:
+def _resolve(value: Any, names: dict[str, str]) -> Any:
     if isinstance(value, dict):
         if value.keys() == {_REFERENCE}:
             uid = value[_REFERENCE]
-            return names.get(uid, f"purged-{uid[:12]}")
+            return name_or_purged(uid, names)
         return {key: _resolve(item, names) for key, item in value.items()}
     return [_resolve(item, names) for item in value] if isinstance(value, list) else value

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from guard.crypto import Secrets
 from guard.errors import NotFound
+from guard.store.audit import Audit
 from guard.store.database import Database
 from guard.store.schema import jobs, targets
 
@@ -78,9 +79,10 @@ class Filter:
 
 
 class Jobs:
-    def __init__(self, database: Database, secrets: Secrets) -> None:
+    def __init__(self, database: Database, secrets: Secrets, audit: Audit) -> None:
         self._database = database
         self._secrets = secrets
+        self._audit = audit
 
     def create(self, kind: str, target_id: str, tenant: str | None, request: Request, now: float) -> Job:
         """A new job in the queue.
@@ -107,6 +109,7 @@ class Jobs:
                 "progress": 0.0,
             }
             connection.execute(jobs.insert().values(created_at=now, sealed_request=sealed, **values))
+            self._audit.done(connection, "jobs.create", uid=uid, subject=job_id, detail={"kind": kind})
             return self._get(connection, job_id)
 
     def get(self, job_id: str) -> Job:
@@ -195,13 +198,19 @@ class Jobs:
             job = self._get(connection, job_id)
             unfinished = sa.and_(jobs.c.id == job_id, jobs.c.state.in_(UNFINISHED))
             values = {"state": "cancelled", "ended_at": now, **self._ended(job)}
-            return connection.execute(jobs.update().where(unfinished).values(values)).rowcount > 0
+            cancelled = connection.execute(jobs.update().where(unfinished).values(values)).rowcount > 0
+            if cancelled:
+                self._audit.done(connection, "jobs.cancel", subject=job_id)
+            return cancelled
 
     def delete(self, job_id: str) -> bool:
         """Forget a job that has ended; whether there was one."""
         ended = sa.and_(jobs.c.id == job_id, jobs.c.state.not_in(UNFINISHED))
         with self._database.write() as connection:
-            return connection.execute(jobs.delete().where(ended)).rowcount > 0
+            known = connection.execute(jobs.delete().where(ended)).rowcount > 0
+            if known:
+                self._audit.done(connection, "jobs.delete", subject=job_id)
+            return known
 
     def unfinished(self, job_ids: Iterable[str]) -> set[str]:
         """Those of `job_ids` that have not ended."""

@@ -9,6 +9,7 @@ from typing import Literal
 import sqlalchemy as sa
 
 from guard.crypto import Secrets
+from guard.store.audit import Audit
 from guard.store.database import Database, number_of
 from guard.store.schema import keys
 
@@ -31,9 +32,10 @@ class Key:
 
 
 class Keys:
-    def __init__(self, database: Database, secrets: Secrets) -> None:
+    def __init__(self, database: Database, secrets: Secrets, audit: Audit) -> None:
         self._database = database
         self._secrets = secrets
+        self._audit = audit
 
     def digest(self, token: str) -> str:
         """What is stored of a token."""
@@ -56,6 +58,9 @@ class Keys:
         with self._database.write() as connection:
             connection.execute(keys.insert().values(values))
             self._database.count(connection, "keys")
+            self._audit.done(
+                connection, "keys.create", subject=key.id, detail={"role": role, "tenant": tenant}
+            )
         return key, token
 
     def all(self) -> list[Key]:
@@ -81,4 +86,5 @@ class Keys:
             known = connection.execute(keys.delete().where(keys.c.id == key_id)).rowcount > 0
             if known:
                 self._database.count(connection, "keys")
+                self._audit.done(connection, "keys.revoke", subject=key_id)
             return known

@@ -131,3 +131,25 @@ jobs = sa.Table(
     sa.Column("sealed_request", sa.LargeBinary, nullable=False),
     sa.Column("sealed_report", sa.LargeBinary),
 )
+
+audit = sa.Table(
+    "audit",
+    metadata,
+    sa.Column(
+        "seq", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False
+    ),
+    sa.Column("time", sa.Float(53), nullable=False, index=True),
+    sa.Column("key_id", sa.String(32), nullable=False),
+    sa.Column("role", sa.String(16)),
+    sa.Column("tenant", sa.String(128)),
+    sa.Column("action", sa.String(32), nullable=False),
+    sa.Column("uid", sa.String(32), index=True),
+    sa.Column("subject", sa.String(64)),
+    sa.Column("outcome", sa.String(16), nullable=False),
+    sa.Column("status", sa.Integer),
+    sa.Column("snapshot", sa.Integer, index=True),
+    sa.Column("request_id", sa.String(128)),
+    sa.Column("source", sa.String(64)),
+    sa.Column("detail", sa.Text, nullable=False),
+    sa.Column("mac", sa.String(64), nullable=False),
+)

@@ -11,7 +11,9 @@ import sqlalchemy as sa
 
 from guard.crypto import Secrets
 from guard.errors import NotFound, PreconditionFailed
+from guard.store.audit import Audit
 from guard.store.database import Database, batches, number_of
+from guard.store.lives import LENGTH, key_of
 from guard.store.schema import (
     decision_targets,
     decisions,
@@ -49,9 +51,10 @@ class Changes:
 class Targets:
     """Each write is one transaction that also counts the snapshot up, and returns its new number."""
 
-    def __init__(self, database: Database, secrets: Secrets) -> None:
+    def __init__(self, database: Database, secrets: Secrets, audit: Audit) -> None:
         self._database = database
         self._secrets = secrets
+        self._audit = audit
 
     def all(self) -> list[StoredTarget]:
         """The current version of every target that is not deleted, by id."""
@@ -116,10 +119,19 @@ class Targets:
         with self._database.write() as connection:
             versions = self._next_versions(connection, [write.id for write in writes])
             number = self._database.count(connection, "snapshot")
+            put = []
             for write in writes:
                 if write.version != versions[write.id]:
                     raise _changed()
-                self._put(connection, write, now, number)
+                put.append(self._put(connection, write, now, number))
+            created = sum(new for _, new in put)
+            self._audit.done(
+                connection,
+                "targets.put",
+                uid=put[0][0] if len(put) == 1 else None,
+                snapshot=number,
+                detail={"created": created, "updated": len(put) - created},
+            )
             return number
 
     def delete(
@@ -151,6 +163,14 @@ class Targets:
                 self._end_versions(connection, row.uid, number)
                 gone = {"deleted_at": now, "changed": number}
                 connection.execute(targets.update().where(targets.c.uid == row.uid).values(gone))
+            # A purge is told by the keyed digest of the id: the uid leads to what was done before, and to no name.
+            self._audit.done(
+                connection,
+                "targets.purge" if purge else "targets.delete",
+                uid=row.key[:LENGTH] if purge else row.uid,
+                snapshot=number,
+                detail={"purged" if purge else "deleted": 1},
+            )
             return number
 
     def erase_traces(self) -> None:
@@ -180,7 +200,8 @@ class Targets:
         with self._database.write() as connection:
             connection.execute(erasures.delete().where(erasures.c.digest == digest))
 
-    def _put(self, connection: sa.Connection, write: Write, now: float, number: int) -> None:
+    def _put(self, connection: sa.Connection, write: Write, now: float, number: int) -> tuple[str, bool]:
+        """The target's uid, and whether it is new."""
         key, row = self.key(write.id), self._find(connection, write.id)
         _demand_seen(row, write.seen)
         uid = row.uid if row else random.token_hex(16)
@@ -199,6 +220,7 @@ class Targets:
                 uid=uid, version=write.version, updated_at=now, sealed=sealed, since=number
             )
         )
+        return uid, row is None or row.deleted_at is not None
 
     @staticmethod
     def _end_versions(connection: sa.Connection, uid: str, number: int) -> None:
@@ -219,9 +241,7 @@ class Targets:
         connection.execute(targets.delete().where(targets.c.uid == row.uid))
         connection.execute(tombstones.delete().where(tombstones.c.key == row.key))
         connection.execute(
-            tombstones.insert().values(
-                key=row.key, last_version=row.version, purged_at=now, changed=number
-            )
+            tombstones.insert().values(key=row.key, last_version=row.version, purged_at=now, changed=number)
         )
         self._database.owe_erasure(connection, targets, target_versions, jobs)
         if erased:
@@ -260,7 +280,7 @@ class Targets:
 
     def key(self, target_id: str) -> str:
         """The keyed digest that stands for an id."""
-        return self._secrets.digest("target-id", target_id)
+        return key_of(self._secrets, target_id)
 
     @staticmethod
     def _label(key: str, version: int) -> str:

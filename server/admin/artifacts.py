@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends
 from starlette.responses import JSONResponse
 
 from guard.errors import Forbidden
-from server.admin.route import allowed, answers, json_body, takes, validated
+from server.admin.route import allowed, answers, begin, json_body, takes, validated
 from server.admin.schemas import ArtifactBody, ArtifactPage, ArtifactView, RemovedArtifact
 from server.admin.services import Services
 from server.auth import Permission, Principal
@@ -39,10 +39,12 @@ def add_routes(router: APIRouter, services: Services) -> None:
         """Load what `lethe artifacts add` put into the store. Rungs that wait for it are in force when this
         answers."""
         digest = validated(ArtifactBody, body).digest
+        await begin(services, digest)
         return JSONResponse(await services.register.load_artifact(digest), 201)
 
     @router.delete("/artifacts/{digest}", responses=answers(404, _200=RemovedArtifact))
     async def remove_artifact(digest: str, who: Principal = engineer) -> Json:
         """Erase an artifact from the workers and the store. Rungs that name it wait; the next ready one applies."""
+        await begin(services, digest)
         await services.register.remove_artifact(digest)
         return {"digest": digest, "deleted": True}

@@ -37,11 +37,11 @@ def add_routes(router: APIRouter, services: Services) -> None:
         wanted = Filter(
             target=target,
             action=action,
-            tenant=_within(who, tenant),
-            since=_seconds("since", since),
-            until=_seconds("until", until),
+            tenant=within(who, tenant),
+            since=seconds("since", since),
+            until=seconds("until", until),
         )
-        page = services.log.page(wanted, limit=limit, before=_sequence(cursor))
+        page = services.log.page(wanted, limit=limit, before=sequence(cursor))
         return {"data": page.data, "next_cursor": encode_cursor(page.before)}
 
     @router.get("/decisions/{id}", responses=answers(404, _200=OpenObject))
@@ -53,14 +53,14 @@ def add_routes(router: APIRouter, services: Services) -> None:
         return found
 
 
-def _within(who: Principal, tenant: str | None) -> str | None:
+def within(who: Principal, tenant: str | None) -> str | None:
     """A caller confined to a tenant reads that tenant's decisions and no others."""
     if who.tenant is not None and tenant not in (None, who.tenant):
         return ""
     return who.tenant or tenant
 
 
-def _sequence(cursor: str | None) -> int | None:
+def sequence(cursor: str | None) -> int | None:
     decoded = decode_cursor(cursor)
     if decoded is None:
         return None
@@ -69,7 +69,7 @@ def _sequence(cursor: str | None) -> int | None:
     return int(decoded)
 
 
-def _seconds(name: str, value: str | None) -> float | None:
+def seconds(name: str, value: str | None) -> float | None:
     if value is None:
         return None
     try:

@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import base64
 import binascii
+import logging
 from collections.abc import Callable, Coroutine
 from functools import cache
 from typing import Any, TypeVar
 
 from fastapi import Header, Request, Response
+from fastapi.concurrency import run_in_threadpool
 from fastapi.params import Depends
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
 
-from guard.errors import BadRequest
+from guard import trail
+from guard.errors import BadRequest, LetheError
 from guard.specs import parse_json, problems
+from guard.store.audit import Outcome
+from guard.trail import Act, Actor
 from server import errors
+from server.admin import acts
 from server.admin.schemas import ErrorAnswer
 from server.admin.services import Services
 from server.auth import Permission, Principal
+
+logger = logging.getLogger(__name__)
 
 Model = TypeVar("Model", bound=BaseModel)
 Handler = Callable[[Request], Coroutine[Any, Any, Response]]
@@ -57,11 +65,65 @@ class AdminRoute(APIRoute):
         return answer
 
 
+def recorded(services: Services) -> type[AdminRoute]:
+    """The class of routes whose acts (`server.admin.acts`) go into the audit trail."""
+
+    class RecordedRoute(AdminRoute):
+        def get_route_handler(self) -> Handler:
+            handle = super().get_route_handler()
+
+            async def answer(request: Request) -> Response:
+                act = acts.of(request, self.path)
+                with trail.following(act):
+                    response = await handle(request)
+                if act is not None and act.by is not None:
+                    response = await _recorded(services, act, response)
+                return response
+
+            return answer
+
+    return RecordedRoute
+
+
+async def _recorded(services: Services, act: Act, response: Response) -> Response:
+    """What the store has recorded with its write is done; the rest is recorded now. What failed has changed nothing,
+    or less than it should: its answer stands, whether the trail can be written or not."""
+    status = response.status_code
+    if act.written and status < 400:
+        return response
+    outcome: Outcome = "done" if status < 400 else "refused" if status < 500 else "failed"
+    try:
+        await run_in_threadpool(services.audit.add, act, outcome, status)
+    except LetheError as error:
+        logger.error("the audit trail could not be written: %s", error.message)
+        return response if status >= 400 else errors.response(error)
+    return response
+
+
+async def begin(services: Services, subject: str) -> None:
+    """Record the act before it is done: what it changes is not in the store, so no transaction could hold both.
+
+    Raises:
+        GuardUnavailable: it cannot be recorded, and must not be done.
+    """
+    act = trail.current()
+    if act is not None:
+        act.subject = subject[:64]
+        await run_in_threadpool(services.audit.add, act, "begun")
+
+
 def allowed(services: Services, permission: Permission) -> Any:
     """A dependency that gives the caller, or ends the request when it may not do this."""
 
     async def principal(authorization: str | None = Header(None, include_in_schema=False)) -> Principal:
-        return services.authenticator.require(authorization, permission)
+        try:
+            who = services.authenticator.require(authorization, permission)
+        except LetheError as error:
+            services.denied(error)
+            raise
+        if (act := trail.current()) is not None:
+            act.by = Actor(who.key_id, who.role, who.tenant)
+        return who
 
     return Depends(principal)
 

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from guard.audit import DecisionLog
+from guard.errors import LetheError
 from guard.evidence import Evidence
 from guard.register import Register
+from guard.store import Audit
 from server.auth import Authenticator
 from server.jobs import Runner
 
@@ -18,7 +20,7 @@ Json = dict[str, Any]
 @dataclass(frozen=True)
 class Services:
     """`check` judges a body as generation would, `score` tells how likely an answer to it is, `status` what is live.
-    They run on the event loop."""
+    They run on the event loop. `denied` hears of every request that was not let in."""
 
     register: Register
     jobs: Runner
@@ -28,3 +30,5 @@ class Services:
     check: Callable[[Json], Awaitable[Mapping[str, Any]]]
     score: Callable[[Json], Awaitable[Mapping[str, Any]]]
     status: Callable[[], Awaitable[Mapping[str, Any]]]
+    audit: Audit
+    denied: Callable[[LetheError], None]

@@ -47,9 +47,9 @@ def remote(command: F) -> F:
 
 
 def command_table() -> dict[str, click.Command]:
-    from server.cli import artifacts, check, jobs, keys, local, serve, targets
+    from server.cli import artifacts, audit, check, jobs, keys, local, serve, targets
 
-    remote_commands = (targets.targets, artifacts.artifacts, jobs.jobs, check.check, keys.keys)
+    remote_commands = (targets.targets, artifacts.artifacts, jobs.jobs, check.check, keys.keys, audit.audit)
     commands = (
         serve.serve,
         *remote_commands,

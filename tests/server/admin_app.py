@@ -15,6 +15,7 @@ from fastapi.testclient import TestClient
 from guard.artifacts import ArtifactStore
 from guard.audit import DecisionLog
 from guard.config import JobSettings
+from guard.errors import LetheError
 from guard.evidence import Evidence
 from guard.register import Register
 from guard.store import Store
@@ -37,6 +38,7 @@ class Admin:
     jobs: Runner
     app: FastAPI
     http: TestClient
+    denied: list[LetheError]
 
     def key(self, role: Any, tenant: str | None = None) -> dict[str, str]:
         return {"Authorization": f"Bearer {self.authenticator.create(role, tenant, None)[1]}"}
@@ -60,14 +62,27 @@ def admin(folder: Path, **options: Any) -> Iterator[Admin]:
     async def status() -> dict[str, Any]:
         return register.status()
 
-    app = FastAPI()
+    app, denied = FastAPI(), list[LetheError]()
     evidence = Evidence(store, register, SECRETS)
     app.include_router(
-        admin_router(Services(register, jobs, log, authenticator, evidence, check, check, status))
+        admin_router(
+            Services(
+                register,
+                jobs,
+                log,
+                authenticator,
+                evidence,
+                check,
+                check,
+                status,
+                store.audit,
+                denied.append,
+            )
+        )
     )
     headers = {"Authorization": f"Bearer {ADMIN}"}
     base_url = f"http://lethe{PREFIX}"
     with TestClient(app, base_url=base_url, headers=headers, raise_server_exceptions=False) as http:
-        yield Admin(store, register, log, authenticator, jobs, app, http)
+        yield Admin(store, register, log, authenticator, jobs, app, http, denied)
     register.close()
     store.close()

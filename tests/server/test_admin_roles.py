@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 
 from server.admin import PREFIX, Services, admin_router
@@ -23,6 +25,8 @@ NEEDS = {
     ("POST", "/score"): Permission.SCORE,
     ("GET", "/decisions"): Permission.READ_DECISIONS,
     ("GET", "/decisions/{id}"): Permission.READ_DECISIONS,
+    ("GET", "/audit"): Permission.READ_AUDIT,
+    ("GET", "/audit/verify"): Permission.READ_AUDIT,
     ("GET", "/artifacts"): Permission.READ_ARTIFACTS,
     ("POST", "/artifacts"): Permission.ENGINE,
     ("DELETE", "/artifacts/{digest}"): Permission.ENGINE,
@@ -45,7 +49,7 @@ READS = {
 
 
 def routes() -> list[tuple[str, str]]:
-    nothing = Services(None, None, None, None, None, None, None, None)  # type: ignore[arg-type]
+    nothing = Services(*[None] * len(fields(Services)))  # type: ignore[arg-type]
     found = admin_router(nothing).routes
     return [(method, route.path.removeprefix(PREFIX)) for route in found for method in sorted(route.methods)]
 
@@ -102,6 +106,7 @@ def test_no_header_at_all_is_no_key_either(shared):
 def test_the_roles_are_those_of_the_contract():
     assert PERMISSIONS["inference"] == {Permission.INFER}
     assert PERMISSIONS["auditor"] == READS | {
+        Permission.READ_AUDIT,
         Permission.CHECK,
         Permission.GUARDRAIL,
         Permission.SCORE,
