@@ -52,6 +52,8 @@ class ServerSettings(_Section):
 
 class StoreSettings(_Section):
     url: str | None = None
+    artifacts: Path | None = None
+    max_snapshot_age: float = Field(60, ge=5, le=86_400)
 
 
 class EncoderSettings(_Section):
@@ -151,7 +153,7 @@ class Settings(_Section):
     @property
     def artifacts_dir(self) -> Path:
         """Where artifacts lie, each in a folder named by its digest."""
-        return self.data_dir.absolute() / "artifacts"
+        return (self.store.artifacts or self.data_dir / "artifacts").absolute()
 
     @property
     def store_url(self) -> str:

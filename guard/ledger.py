@@ -7,13 +7,13 @@ thread take `state`, one immutable reference.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Literal
 
-from guard.errors import BadRequest, LetheError, NotFound, StartupError
+from guard.errors import BadRequest, GuardUnavailable, LetheError, NotFound, StartupError
 from guard.library import Held, Library
 from guard.snapshot import BuildGate, Compile, Compiled, Enforced, Snapshot, ladder_of, watches_of
 from guard.specs import RESERVED_IDS, belongs
@@ -49,6 +49,9 @@ class State:
 
 
 class Ledger:
+    """`followed` is the number of the last change in the store up to which all changes, those of other processes too,
+    are in force here; a write of this process alone may already have given `state` a higher one."""
+
     def __init__(
         self,
         store: Store,
@@ -63,6 +66,7 @@ class Ledger:
         self._build_gate = build_gate
         self._clock = clock
         self._given_up: set[tuple[str, int]] = set()
+        self.followed = 0
         self.state = self._gather({}, lambda: 0)
 
     def load(self) -> None:
@@ -73,7 +77,10 @@ class Ledger:
         """
         entries: dict[str, Entry] = {}
         before: list[Compiled] = []
-        in_order = sorted(self._store.targets.all(), key=lambda target: target.updated_at)
+        stored = self._store.targets.changes(-1)
+        for digest in filter(self._library.withdraw, stored.erased):
+            self._library.erase(digest)
+        in_order = sorted(stored.written, key=lambda target: target.updated_at)
         for target in in_order:  # as they were written: each was compiled beside those before it
             try:
                 enforced = self._enforce(target, before, force=True, pooled=len(in_order) > FEW)
@@ -81,7 +88,37 @@ class Ledger:
                 entries[target.id] = enforced
             except Exception as error:
                 entries[target.id] = self._excused(target, error)
-        self.state = self._gather(entries, lambda: self._store.snapshot)
+        self.state = self._gather(entries, lambda: stored.number)
+        self.followed = stored.number
+
+    def follow(self) -> None:
+        """Enforce what other processes have changed since.
+
+        Raises:
+            GuardUnavailable: the store does not answer, was set back, or holds a target that cannot be enforced here
+                and whose policy does not allow to go on without it. All stays as it was.
+        """
+        changes = self._store.targets.changes(self.followed)
+        if changes.number == self.followed:
+            return
+        if changes.number < self.followed:
+            raise GuardUnavailable(
+                "The store was set back to an earlier state; restart this server.", reason="store"
+            )
+        leaving = [digest for digest in changes.erased if self._library.withdraw(digest)]
+        self._library.arrive()
+        entries = {name: self._renewed(entry) for name, entry in self._without(changes.gone).items()}
+        written = [target for target in changes.written if not self._holds(target)]
+        for target in written:
+            others = _compiled({name: entry for name, entry in entries.items() if name != target.id})
+            entries[target.id] = self._taken(target, others, pooled=len(written) > FEW)
+        if self._differs(entries):
+            ahead = changes.number <= self.state.snapshot.version  # by what only this process wrote
+            number = self._store.targets.count_change() if ahead else changes.number
+            self.state = self._gather(entries, lambda: number)
+        self.followed = changes.number
+        for digest in leaving:
+            self._library.erase(digest)
 
     def find(self, target_id: str, tenant: str | None = None) -> Entry:
         """Raises NotFound: there is no such target, or not for this tenant."""
@@ -133,7 +170,7 @@ class Ledger:
         ]
         now = prepared[0].stored.updated_at.timestamp()
         entries = {**self.state.entries, **{e.stored.id: e for e in prepared}}
-        self.state = self._gather(entries, lambda: self._store.targets.put(writes, now))
+        self._swap(entries, lambda: self._store.targets.put(writes, now))
 
     def delete(self, target_id: str, *, purge: bool, exact: bool = False) -> None:
         """Raises NotFound: there is nothing to delete. `exact` is that of `write`."""
@@ -141,22 +178,47 @@ class Ledger:
         past = self._store.targets.history(target_id) if purge else []
         trained = self._store.jobs.artifacts_of(target_id) if purge else set()
         seen = self._seen(target_id) if exact else None
-        self.state = self._gather(
-            entries, lambda: self._store.targets.delete(target_id, self._clock(), purge=purge, seen=seen)
+        kept = {digest for entry in entries.values() for digest in _named(entry.stored.spec)}
+        erased = trained.union(*(_named(target.spec) for target in past)) - kept
+        self._swap(
+            entries,
+            lambda: self._store.targets.delete(
+                target_id, self._clock(), purge=purge, seen=seen, erase=erased
+            ),
         )
         if purge:
-            kept = {digest for entry in entries.values() for digest in _named(entry.stored.spec)}
-            for digest in trained.union(*(_named(target.spec) for target in past)) - kept:
-                self._library.withdraw(digest)
+            for digest in filter(self._library.withdraw, erased):
                 self._library.erase(digest)
             self._store.targets.erase_traces()
+
+    def erase_artifact(self, digest: str) -> bool:
+        """Let no target use the artifact any more, here or elsewhere, and erase it; whether it was here."""
+        if not self._library.withdraw(digest):
+            return False
+        entries = {name: self._renewed(entry) for name, entry in self.state.entries.items()}
+        self._swap(entries, lambda: self._store.targets.erase_artifact(digest))
+        self._library.erase(digest)
+        return True
+
+    def admit_artifact(self, digest: str) -> None:
+        """Load an artifact that was added to the store, and tell other processes.
+
+        Raises:
+            NotFound: the store does not hold it.
+            ArtifactError: it does not fit this model, or changes nothing.
+        """
+        try:
+            self._library.load(digest)
+            self._store.targets.readmit_artifact(digest)
+        finally:
+            self.refresh()  # after a refusal, targets tell why they wait
 
     def refresh(self) -> bool:
         """Look again at what waits and what is ready, after artifacts came or went; whether a ladder changed."""
         entries = {name: self._renewed(entry) for name, entry in self.state.entries.items()}
-        if all(entry is self.state.entries[name] for name, entry in entries.items()):
+        if not self._differs(entries):
             return False
-        self.state = self._gather(entries, self._store.targets.count_change)
+        self._swap(entries, self._store.targets.count_change)
         return True
 
     def calibrated(self, until: Callable[[int], bool]) -> list[tuple[Enforced, Enforced]]:
@@ -187,7 +249,7 @@ class Ledger:
             now = entries.get(before.stored.id)
             if isinstance(now, Enforced) and now.compiled is before.compiled:
                 entries[now.stored.id] = replace(now, compiled=after.compiled)
-        self.state = self._gather(entries, self._store.targets.count_change)
+        self._swap(entries, self._store.targets.count_change)
 
     def sweep(self) -> None:
         """Unload what methods prepared for targets that are gone, changed or were refused."""
@@ -198,7 +260,7 @@ class Ledger:
         """Take expired targets out of force; whether there were any. The new state has a new number."""
         if not self.any_expired():
             return False
-        self.state = self._gather(self.state.entries, self._store.targets.count_change)
+        self._swap(self.state.entries, self._store.targets.count_change)
         return True
 
     def any_expired(self) -> bool:
@@ -246,6 +308,38 @@ class Ledger:
         if held != entry.held:
             entry = replace(entry, compiled=_with(entry.compiled, held), held=held)
         return entry if standings == entry.standings else replace(entry, standings=standings)
+
+    def _holds(self, target: StoredTarget) -> bool:
+        """Whether this version is known here: this process wrote it, or has followed it before."""
+        known = self.stored(target.id)
+        return known is not None and known.version == target.version
+
+    def _without(self, gone: Set[str]) -> dict[str, Entry]:
+        """All entries but those whose ids have these keyed digests."""
+        if not gone:
+            return dict(self.state.entries)
+        key = self._store.targets.key
+        return {name: entry for name, entry in self.state.entries.items() if key(name) not in gone}
+
+    def _taken(self, target: StoredTarget, others: Sequence[Compiled], *, pooled: bool) -> Entry:
+        """What another process has stored: accepted there, so not refused for its background rate here."""
+        try:
+            return self._enforce(target, others, force=True, pooled=pooled)
+        except Exception as error:
+            try:
+                return self._excused(target, error)
+            except StartupError as refusal:
+                raise GuardUnavailable(refusal.message, reason="store") from error
+
+    def _differs(self, entries: Mapping[str, Entry]) -> bool:
+        now = self.state.entries
+        return entries.keys() != now.keys() or any(entry is not now[name] for name, entry in entries.items())
+
+    def _swap(self, entries: Mapping[str, Entry], commit: Callable[[], int]) -> None:
+        """Enforce `entries`, which this process has changed."""
+        self.state = self._gather(entries, commit)
+        if self.state.snapshot.version == self.followed + 1:  # nobody else has changed anything before
+            self.followed += 1
 
     def _gather(self, entries: Mapping[str, Entry], commit: Callable[[], int]) -> State:
         """Build the gate first and commit last: what can fail has failed before anything is stored."""

@@ -110,14 +110,25 @@ class Library:
         """The engine runs: load all that the store holds for it. What cannot be loaded is reported and stays out."""
         self._workers = workers
         for digest in self.store.digests():
-            try:
-                self._load(digest, for_targets=False)
-            except ArtifactError as error:
-                logger.error("an artifact is not used: %s", error.message)
+            self._try(digest)
 
     def detach(self) -> None:
         """The engine is about to end: no call may wait for it any more."""
         self._workers = None
+
+    def arrive(self) -> None:
+        """Load what another process has put into the store since. What cannot be loaded is reported and stays out."""
+        if self._workers is None:
+            return
+        for digest in self.store.digests():
+            if digest not in self._refused and digest not in self._leaving:
+                self._try(digest)
+
+    def _try(self, digest: str) -> None:
+        try:
+            self._load(digest, for_targets=False)
+        except ArtifactError as error:
+            logger.error("an artifact is not used: %s", error.message)
 
     def load(self, digest: str) -> None:
         """Take an artifact of the store into every worker, or read it where it is a detector's.

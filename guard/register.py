@@ -106,6 +106,11 @@ class Register:
         """What is enforced now; keep the reference for as long as one request needs one state."""
         return self._ledger.state.snapshot
 
+    @property
+    def followed(self) -> int:
+        """The number of the store's last change up to which all of them are in force here."""
+        return self._ledger.followed
+
     async def load(self) -> None:
         """Compile all stored targets and enforce them; to be called once, before the first request.
 
@@ -113,6 +118,14 @@ class Register:
             StartupError: one of them cannot be enforced, and its policy does not allow to go on without it.
         """
         await self._run(self._ledger.load)
+
+    def follow(self) -> None:
+        """Put in force what other processes have changed since. Blocks.
+
+        Raises:
+            GuardUnavailable: that cannot be known or done; all stays as it was.
+        """
+        self._writer.submit(self._swept, self._ledger.follow).result()
 
     async def attach(self, workers: Workers) -> None:
         """The engine runs: load all artifacts into its workers, and put the rungs that waited for them in force."""
@@ -136,10 +149,7 @@ class Register:
         """
 
         def work() -> dict[str, Any]:
-            try:
-                self._library.load(digest)
-            finally:
-                self._ledger.refresh()  # after a refusal, targets tell why they wait
+            self._ledger.admit_artifact(digest)
             return next(row for row in self._library.rows() if row["digest"] == digest)
 
         return await self._run(work)
@@ -152,10 +162,8 @@ class Register:
         """
 
         def work() -> None:
-            if not self._library.withdraw(digest):
+            if not self._ledger.erase_artifact(digest):
                 raise NotFound(f"There is no artifact {digest[:16]} here.", param="digest")
-            self._ledger.refresh()  # no new request may name it when the workers forget it
-            self._library.erase(digest)
 
         await self._run(work)
 
@@ -343,14 +351,14 @@ class Register:
         self._writer.shutdown(wait=True, cancel_futures=True)
 
     async def _run(self, work: Callable[[], T]) -> T:
-        def swept() -> T:
-            try:
-                return work()
-            finally:
-                self._ledger.sweep()
-
         context = contextvars.copy_context()  # whose act it is, for the audit trail
-        return await asyncio.get_running_loop().run_in_executor(self._writer, context.run, swept)
+        return await asyncio.get_running_loop().run_in_executor(self._writer, context.run, self._swept, work)
+
+    def _swept(self, work: Callable[[], T]) -> T:
+        try:
+            return work()
+        finally:
+            self._ledger.sweep()
 
     def _prepare(self, target_id: str, spec: TargetSpec, *, force: bool) -> Enforced:
         (result,) = self._ledger.prepare({target_id: spec}, force=lambda _: force)

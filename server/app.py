@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,12 @@ from guard.context import RequestContext
 from guard.engine import serving
 from guard.engine.launch import Proof
 from guard.engine.reading import encode
-from guard.errors import LetheError
+from guard.errors import GuardUnavailable
 from guard.evidence import Evidence
 from guard.library import Library
 from guard.pipeline import Guard
 from guard.register import Register
+from guard.replica import Replica
 from guard.store import Store
 from guard.types import Message, Prompt
 from server.admin import Services as AdminServices
@@ -48,6 +50,7 @@ class Services:
     authenticator: Authenticator
     evidence: Evidence
     guard: Guard
+    replica: Replica
     open_inference: bool
 
 
@@ -72,29 +75,40 @@ class Live:
         held &= self.services.library.loaded()  # artifacts may come and go while the engine is asked
         if any(held - set(status["tables"]) for status in statuses):
             return "A worker has lost the table of an artifact."
-        try:
-            _ = self.services.register.snapshot
-        except LetheError as error:
-            return error.message
-        return None
+        return self.services.replica.unready
 
     async def status(self) -> Mapping[str, Any]:
         """What is live: snapshot and targets, the engine's proof, the detectors, how inference is opened."""
         from guard.detection import DETECTORS
 
         reason = await self.unready()
+        replica = self.services.replica
         auth = self.services.settings.auth
         return {
             **self.services.register.status(),
             "ready": reason is None,
             "reason": reason,
             "engine": asdict(self.proof),
+            "snapshot_age_s": round(replica.age, 3),
+            "replicas": await asyncio.to_thread(self._replicas),
             "detectors": sorted(DETECTORS),
             "inference": {"open": self.services.open_inference, "demo": auth.demo, "no_auth": auth.no_auth},
             "bypasses": self.services.guard.bypasses,
             "decisions_dropped": self.services.log.dropped,
             "evidence_key": self.services.evidence.fingerprint,
         }
+
+    def _replicas(self) -> list[dict[str, Any]] | None:
+        """The servers of this store and how far each has followed it; None: the store does not answer."""
+        replica = self.services.replica
+        try:
+            live = replica.live()
+        except GuardUnavailable:
+            return None
+        return [
+            {"name": one.name, "snapshot": one.snapshot, "here": one.id == replica.id, "seen_at": one.seen_at}
+            for one in live
+        ]
 
 
 def attach(app: FastAPI, services: Services, engine: GuardedAsyncLLM, proof: Proof) -> None:
@@ -103,7 +117,14 @@ def attach(app: FastAPI, services: Services, engine: GuardedAsyncLLM, proof: Pro
     limits = services.settings.limits
 
     metrics = Metrics(
-        Sources(services.register, services.guard, services.log, services.library, services.store),
+        Sources(
+            services.register,
+            services.guard,
+            services.log,
+            services.library,
+            services.store,
+            services.replica,
+        ),
         live.unready,
     )
 
@@ -129,6 +150,7 @@ def attach(app: FastAPI, services: Services, engine: GuardedAsyncLLM, proof: Pro
                 live.status,
                 services.store.audit,
                 metrics.denied,
+                services.replica.settled,
             )
         )
     )

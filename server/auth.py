@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hmac
 import logging
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -89,7 +90,8 @@ class Principal:
 class Authenticator:
     """Knows every key by digest in memory: a request costs no query, and a revocation takes effect at once.
 
-    All changes of keys in this process go through here. `admin_key` is accepted beside the stored ones.
+    All changes of keys in this process go through here; those of other processes come by `follow`, and `number` is that
+    of the last change that holds here. `admin_key` is accepted beside the stored ones.
     """
 
     def __init__(
@@ -98,7 +100,19 @@ class Authenticator:
         self._keys = keys
         self._clock = clock
         self._admin_digest = keys.digest(admin_key) if admin_key else None
-        self._known = {key.digest: key for key in keys.all()}
+        self._lock = threading.Lock()  # for who changes what is known; who asks takes the reference
+        self._renew()
+
+    def follow(self) -> None:
+        """Know the keys that other processes have made, and no more those that they withdrew. Blocks.
+
+        Raises:
+            GuardUnavailable: the store does not answer.
+        """
+        if self._keys.number == self.number:
+            return
+        with self._lock:
+            self._renew()
 
     def identify(self, authorization: str | None) -> Principal:
         """The caller behind an `Authorization` header.
@@ -136,8 +150,9 @@ class Authenticator:
 
     def create(self, role: Role, tenant: str | None, expires_at: float | None) -> tuple[Key, str]:
         """A new key, and the token that only this call returns. Blocks."""
-        key, token = self._keys.create(role, tenant, expires_at, now=self._clock())
-        self._known[key.digest] = key
+        with self._lock:
+            key, token = self._keys.create(role, tenant, expires_at, now=self._clock())
+            self._renew()
         return key, token
 
     def revoke(self, key_id: str) -> None:
@@ -146,14 +161,18 @@ class Authenticator:
         Raises:
             NotFound: there is no such key.
         """
-        if not self._keys.delete(key_id):
-            raise NotFound("There is no such key.", param="id")
-        for digest in [digest for digest, key in list(self._known.items()) if key.id == key_id]:
-            self._known.pop(digest, None)
+        with self._lock:
+            if not self._keys.delete(key_id):
+                raise NotFound("There is no such key.", param="id")
+            self._renew()
 
     def all(self) -> list[Key]:
         """Every key, oldest first."""
-        return sorted(self._known.copy().values(), key=lambda key: (key.created_at, key.id))
+        return sorted(self._known.values(), key=lambda key: (key.created_at, key.id))
+
+    def _renew(self) -> None:
+        self.number, known = self._keys.numbered()
+        self._known = {key.digest: key for key in known}
 
 
 def ensure_admin_key(keys: Keys, admin_key: str | None, clock: Callable[[], float] = time.time) -> str | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import os
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator
@@ -23,11 +24,12 @@ from guard.artifacts import ArtifactStore, weights_folder
 from guard.audit import DecisionLog
 from guard.config import Settings, load_settings
 from guard.crypto import Secrets
-from guard.errors import StartupError
+from guard.errors import PreconditionFailed, StartupError
 from guard.evidence import Evidence
 from guard.library import Library
 from guard.pipeline import Guard
 from guard.register import Register
+from guard.replica import Replica
 from guard.speech import Extent
 from guard.store import Store
 from server.auth import Authenticator, ensure_admin_key
@@ -141,10 +143,18 @@ async def services_of(settings: Settings) -> AsyncIterator[Services]:
         encoder, cache
     )
     await asyncio.to_thread(compiler.prepare)
+    authenticator = Authenticator(store.keys, _plain(settings.auth.admin_key))
     register = Register(
         store, library, compiler.compile, detection.Gates(encoder), defaults=settings.target_defaults
     )
     await register.load()
+    replica = Replica(
+        store,
+        register,
+        authenticator,
+        name=f"{socket.gethostname()}:{settings.server.port}",
+        max_age=settings.store.max_snapshot_age,
+    )
     wanted = settings.decision_log
     decisions = DecisionLog(
         store.decisions,
@@ -168,7 +178,7 @@ async def services_of(settings: Settings) -> AsyncIterator[Services]:
     judging = settings.detection
     with ThreadPoolExecutor(judging.concurrency, thread_name_prefix="detection") as executor:
         guard = Guard(
-            lambda: register.snapshot,
+            lambda: replica.snapshot,
             secrets,
             executor,
             judging.deadline_ms / 1000,
@@ -188,7 +198,6 @@ async def services_of(settings: Settings) -> AsyncIterator[Services]:
                 *("--encoder-digest", encoder.digest, "--cache", str(cache.absolute())),
             ],
         )
-        authenticator = Authenticator(store.keys, _plain(settings.auth.admin_key))
         try:
             yield Services(
                 settings,
@@ -200,11 +209,13 @@ async def services_of(settings: Settings) -> AsyncIterator[Services]:
                 authenticator,
                 Evidence(store, register, secrets),
                 guard,
+                replica,
                 open_inference(settings),
             )
         finally:
             watch.cancel()
             upkeep.cancel()
+            await asyncio.to_thread(replica.close)
             register.close()
             decisions.close()
             store.close()
@@ -236,6 +247,7 @@ async def _serve(settings: Settings, args: Any, *, seed_demo: bool) -> None:
             engine.guard = services.guard
             workers = await loading.EngineWorkers.of(engine)
             await services.register.attach(workers)
+            await asyncio.to_thread(services.replica.start)
             services.jobs.start(Model(weights_folder(engine.model_config.model), workers.base_model))
             try:
                 app = await serving.application(engine, args)
@@ -253,6 +265,10 @@ async def seed(services: Services) -> None:
         services.library.store.add(folder)
     if services.store.snapshot == 0:
         lines = DEMO_TARGETS.read_text(encoding="utf-8").splitlines()
-        report = await services.register.import_lines(lines, atomic=True)
-        if report["rejected"]:
-            raise StartupError(f"The demo's targets were refused: {report['rejected'][0]['error']}")
+        try:
+            report = await services.register.import_lines(lines, atomic=True)
+        except PreconditionFailed:  # another server of this store starts too, and was first
+            await asyncio.to_thread(services.register.follow)
+        else:
+            if report["rejected"]:
+                raise StartupError(f"The demo's targets were refused: {report['rejected'][0]['error']}")

@@ -8,6 +8,7 @@ register, the decision log, the store) is read when somebody asks for the page. 
 from __future__ import annotations
 
 import asyncio
+from collections import Counter as Counts
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -30,6 +31,7 @@ from guard.ledger import TargetState
 from guard.library import Library
 from guard.pipeline import Guard
 from guard.register import Register
+from guard.replica import Replica
 from guard.store import Store
 from guard.store.jobs import State as JobState
 from guard.targets import Policy
@@ -45,10 +47,12 @@ OTHER = "other"
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What the store says: the number of the newest state of targets, and how many jobs there are by state."""
+    """What the store says: the number of the newest state of targets, how many jobs there are by state, and how many
+    servers have that state in force."""
 
     snapshot: int
     jobs: Mapping[JobState, int]
+    replicas: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +64,7 @@ class Sources:
     log: DecisionLog
     library: Library
     store: Store
+    replica: Replica
     ready: bool = False
     stored: Stored | None = None
 
@@ -190,14 +195,27 @@ TABLE: tuple[Metric, ...] = (
     Metric(
         "gauge",
         "lethe_snapshot_version",
-        "Number of the state of targets that this server enforces.",
-        read=_one(lambda of: of.register.snapshot.version),
+        "Number of the last change in the store up to which all are in force here.",
+        read=_one(lambda of: of.register.followed),
     ),
     Metric(
         "gauge",
         "lethe_snapshot_timestamp_seconds",
-        "When that state was put in force here, since the epoch.",
+        "When the state of targets that is enforced was put in force here, since the epoch.",
         read=_one(lambda of: of.register.snapshot.made_at),
+    ),
+    Metric(
+        "gauge",
+        "lethe_snapshot_age_seconds",
+        "Time since the store confirmed that the state enforced here is current.",
+        read=_one(lambda of: of.replica.age),
+    ),
+    Metric(
+        "gauge",
+        "lethe_replicas",
+        "Servers of the store that may serve: those that have its newest state in force, and those that do not.",
+        {"state": ("current", "behind")},
+        read=_stored(lambda stored: {(state,): n for state, n in stored.replicas.items()}),
     ),
     Metric("gauge", "lethe_store_up", "1 if the store answers.", read=_one(lambda of: of.stored is not None)),
     Metric(
@@ -289,7 +307,11 @@ class Metrics:
     def _ask_store(self) -> Stored | None:
         store = self._sources.store
         try:
-            return Stored(store.snapshot, store.jobs.counts())
+            number = store.snapshot
+            standings = Counts(
+                "current" if one.snapshot >= number else "behind" for one in self._sources.replica.live()
+            )
+            return Stored(number, store.jobs.counts(), standings)
         except LetheError:
             return None
 

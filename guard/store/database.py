@@ -55,7 +55,7 @@ class Backend(Protocol):
 
 
 class Listener(Protocol):
-    """Hears of changes that other processes announce. It may miss some: whoever waits looks for himself now and then."""
+    """Hears of changes that other processes announce. It may miss some: who waits also looks now and then."""
 
     def wait(self, seconds: float) -> None:
         """Until something was announced, or for so long."""

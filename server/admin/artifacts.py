@@ -8,8 +8,8 @@ from fastapi import APIRouter, Depends
 from starlette.responses import JSONResponse
 
 from guard.errors import Forbidden
-from server.admin.route import allowed, answers, begin, json_body, takes, validated
-from server.admin.schemas import ArtifactBody, ArtifactPage, ArtifactView, RemovedArtifact
+from server.admin.route import allowed, answers, begin, json_body, settled, takes, validated
+from server.admin.schemas import ArtifactBody, ArtifactPage, ArtifactView, Lagging, RemovedArtifact
 from server.admin.services import Services
 from server.auth import Permission, Principal
 
@@ -32,7 +32,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
     @router.post(
         "/artifacts",
         status_code=201,
-        responses=answers(404, 422, _201=ArtifactView),
+        responses=answers(404, 422, _201=ArtifactView, _202=Lagging),
         openapi_extra=takes(ArtifactBody),
     )
     async def load_artifact(who: Principal = engineer, body: Json = Depends(json_body)) -> JSONResponse:
@@ -40,11 +40,11 @@ def add_routes(router: APIRouter, services: Services) -> None:
         answers."""
         digest = validated(ArtifactBody, body).digest
         await begin(services, digest)
-        return JSONResponse(await services.register.load_artifact(digest), 201)
+        return await settled(services, await services.register.load_artifact(digest), 201)
 
-    @router.delete("/artifacts/{digest}", responses=answers(404, _200=RemovedArtifact))
-    async def remove_artifact(digest: str, who: Principal = engineer) -> Json:
+    @router.delete("/artifacts/{digest}", responses=answers(404, _200=RemovedArtifact, _202=Lagging))
+    async def remove_artifact(digest: str, who: Principal = engineer) -> JSONResponse:
         """Erase an artifact from the workers and the store. Rungs that name it wait; the next ready one applies."""
         await begin(services, digest)
         await services.register.remove_artifact(digest)
-        return {"digest": digest, "deleted": True}
+        return await settled(services, {"digest": digest, "deleted": True})

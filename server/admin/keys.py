@@ -12,8 +12,8 @@ from starlette.responses import JSONResponse
 
 from guard.errors import BadRequest, Forbidden
 from guard.store.keys import Key
-from server.admin.route import allowed, answers, json_body, takes, validated
-from server.admin.schemas import KeyBody, KeyPage, NewKey, OpenObject
+from server.admin.route import allowed, answers, json_body, settled, takes, validated
+from server.admin.schemas import KeyBody, KeyPage, Lagging, NewKey, OpenObject
 from server.admin.services import Services
 from server.auth import Permission, Principal
 
@@ -33,7 +33,9 @@ def add_routes(router: APIRouter, services: Services) -> None:
         """All keys, oldest first, without the keys themselves."""
         return {"data": [_view(key) for key in services.authenticator.all()], "next_cursor": None}
 
-    @router.post("/keys", status_code=201, responses=answers(_201=NewKey), openapi_extra=takes(KeyBody))
+    @router.post(
+        "/keys", status_code=201, responses=answers(_201=NewKey, _202=Lagging), openapi_extra=takes(KeyBody)
+    )
     async def create_key(who: Principal = admin, body: Json = Depends(json_body)) -> JSONResponse:
         """A new key, shown this once and stored as a digest."""
         wanted = validated(KeyBody, body)
@@ -41,13 +43,13 @@ def add_routes(router: APIRouter, services: Services) -> None:
         key, token = await run_in_threadpool(
             services.authenticator.create, wanted.role, wanted.tenant, expires_at
         )
-        return JSONResponse({**_view(key), "key": token}, 201)
+        return await settled(services, {**_view(key), "key": token}, 201)
 
-    @router.delete("/keys/{id}", responses=answers(404, _200=OpenObject))
-    def revoke_key(id: str, who: Principal = admin) -> Json:  # noqa: A002 - the name in the path
+    @router.delete("/keys/{id}", responses=answers(404, _200=OpenObject, _202=Lagging))
+    async def revoke_key(id: str, who: Principal = admin) -> JSONResponse:  # noqa: A002 - the name in the path
         """Revoke a key, at once."""
-        services.authenticator.revoke(id)
-        return {"id": id, "deleted": True}
+        await run_in_threadpool(services.authenticator.revoke, id)
+        return await settled(services, {"id": id, "deleted": True})
 
 
 def _future(moment: datetime | None) -> float | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import binascii
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import asdict
 from functools import cache
 from typing import Any, TypeVar
 
@@ -15,6 +16,7 @@ from fastapi.params import Depends
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
 
 from guard import trail
 from guard.errors import BadRequest, LetheError
@@ -140,6 +142,16 @@ def validated(model: type[Model], body: dict[str, Any]) -> Model:
     except ValidationError as error:
         field, message = next(problems(error, model))
         raise BadRequest(message, param=field or None) from None
+
+
+async def settled(
+    services: Services, content: dict[str, Any], status: int = 200, headers: Mapping[str, str] | None = None
+) -> JSONResponse:
+    """The answer to a write: 202 with `laggards` where other servers of the store do not have it in force yet."""
+    laggards = await services.settled()
+    if laggards:
+        status, content = 202, {**content, "laggards": [asdict(one) for one in laggards]}
+    return JSONResponse(content, status, headers)
 
 
 def answers(*statuses: int, **models: type[BaseModel]) -> dict[int | str, dict[str, Any]]:

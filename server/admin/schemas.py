@@ -199,6 +199,18 @@ class TargetPage(BaseModel):
     next_cursor: str | None
 
 
+class Lagging(BaseModel):
+    """Written, but not in force yet at the servers that `laggards` names; else as the answer without them."""
+
+    model_config = ConfigDict(extra="allow")
+    laggards: list[LaggardView]
+
+
+class LaggardView(BaseModel):
+    name: str
+    snapshot: int
+
+
 class Deleted(BaseModel):
     id: str
     deleted: bool

@@ -18,11 +18,13 @@ from server.admin.route import (
     decode_cursor,
     encode_cursor,
     json_body,
+    settled,
     takes,
 )
 from server.admin.schemas import (
     Deleted,
     ImportResult,
+    Lagging,
     OpenObject,
     TargetBody,
     TargetPage,
@@ -55,14 +57,15 @@ def _add_bulk(router: APIRouter, services: Services) -> None:
         problems = await services.register.validate(body, Caller(who.tenant, force=force))
         return {"valid": not problems, "problems": problems}
 
-    @router.post("/targets/import", responses=answers(_200=ImportResult))
+    @router.post("/targets/import", responses=answers(_200=ImportResult, _202=Lagging))
     async def import_targets(
         request: Request, atomic: bool = False, force: bool = False, who: Principal = writer
-    ) -> Json:
+    ) -> Response:
         """One target per JSON line of the body; `atomic` takes all or none."""
         lines = (await request.body()).splitlines()
         caller = Caller(who.tenant, force=force)
-        return await services.register.import_lines(lines, atomic=atomic, caller=caller)
+        report = await services.register.import_lines(lines, atomic=atomic, caller=caller)
+        return await settled(services, report)
 
     @router.get("/targets/export", responses=answers(), response_class=Response)
     def export_targets(who: Principal = reader) -> Response:
@@ -92,7 +95,7 @@ def _add_collection(router: APIRouter, services: Services) -> None:
     @router.post(
         "/targets",
         status_code=201,
-        responses=answers(409, 422, _201=TargetView),
+        responses=answers(409, 422, _201=TargetView, _202=Lagging),
         openapi_extra=takes(TargetBody),
     )
     async def create_target(
@@ -100,7 +103,7 @@ def _add_collection(router: APIRouter, services: Services) -> None:
     ) -> Response:
         """Register a target; without an id it gets one from its name. Enforced when this answers."""
         view = await services.register.create(body, Caller(who.tenant, force=force))
-        return _tagged(view, 201)
+        return await settled(services, view, 201, _tags(view, created=True))
 
 
 def _add_single_reads(router: APIRouter, services: Services) -> None:
@@ -111,7 +114,7 @@ def _add_single_reads(router: APIRouter, services: Services) -> None:
     ) -> Response:
         """One target, with its ETag."""
         view, _ = services.register.view(id, who.tenant)
-        return _tagged(view, 200)
+        return JSONResponse(view, headers=_tags(view))
 
     @router.get("/targets/{id}/evidence", responses=answers(404, _200=OpenObject))
     async def get_evidence(
@@ -132,7 +135,7 @@ def _add_single_writes(router: APIRouter, services: Services) -> None:
 
     @router.put(
         "/targets/{id}",
-        responses=answers(412, 422, _200=TargetView, _201=TargetView),
+        responses=answers(412, 422, _200=TargetView, _201=TargetView, _202=Lagging),
         openapi_extra=takes(TargetBody),
     )
     async def put_target(
@@ -144,10 +147,12 @@ def _add_single_writes(router: APIRouter, services: Services) -> None:
     ) -> Response:
         """Register a target or replace it as a whole. Enforced when this answers."""
         view, created = await services.register.put(id, body, Caller(who.tenant, conditions, force))
-        return _tagged(view, 201 if created else 200)
+        return await settled(services, view, 201 if created else 200, _tags(view, created=created))
 
     @router.patch(
-        "/targets/{id}", responses=answers(404, 412, 422, _200=TargetView), openapi_extra=takes(TargetBody)
+        "/targets/{id}",
+        responses=answers(404, 412, 422, _200=TargetView, _202=Lagging),
+        openapi_extra=takes(TargetBody),
     )
     async def patch_target(
         id: str,  # noqa: A002
@@ -158,25 +163,25 @@ def _add_single_writes(router: APIRouter, services: Services) -> None:
     ) -> Response:
         """Change some fields (a JSON merge patch: null resets one). Enforced when this answers."""
         view = await services.register.patch(id, body, Caller(who.tenant, conditions, force))
-        return _tagged(view, 200)
+        return await settled(services, view, 200, _tags(view))
 
-    @router.delete("/targets/{id}", responses=answers(404, 412, _200=Deleted))
+    @router.delete("/targets/{id}", responses=answers(404, 412, _200=Deleted, _202=Lagging))
     async def delete_target(
         id: str,  # noqa: A002
         purge: bool = False,
         who: Principal = writer,
         conditions: Precondition = Depends(precondition),
-    ) -> Json:
+    ) -> Response:
         """Stop enforcing a target; `purge` erases its content from every version and the decision log."""
         await services.register.delete(id, purge=purge, caller=Caller(who.tenant, conditions))
-        return {"id": id, "deleted": True, "purged": purge}
+        return await settled(services, {"id": id, "deleted": True, "purged": purge})
 
 
-def _tagged(view: Json, status: int) -> JSONResponse:
+def _tags(view: Json, *, created: bool = False) -> dict[str, str]:
     headers = {"ETag": view_etag(view)}
-    if status == 201:
+    if created:
         headers["Location"] = f"/admin/v1/targets/{view['id']}"
-    return JSONResponse(view, status, headers=headers)
+    return headers
 
 
 def view_etag(view: Json) -> str:

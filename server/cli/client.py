@@ -64,6 +64,9 @@ class Client:
             ) from None
         except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
             raise Unreachable(self._unreachable(error)) from None
+        if response.status_code == 202:
+            names = ", ".join(one["name"] for one in response.json()["laggards"])
+            click.echo(f"Written, but not in force yet at: {names}", err=True)
         if response.is_success:
             return response
         raise Failure(self._refused(response))

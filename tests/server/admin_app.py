@@ -18,6 +18,7 @@ from guard.config import JobSettings
 from guard.errors import LetheError
 from guard.evidence import Evidence
 from guard.register import Register
+from guard.replica import Laggard
 from guard.store import Store
 from server.admin import PREFIX, Services, admin_router
 from server.auth import Authenticator
@@ -29,13 +30,14 @@ ADMIN = "the-admin-key-of-the-tests"
 
 @dataclass
 class Admin:
-    """`http` speaks as admin; `key` makes tokens of other roles."""
+    """`http` speaks as admin; `key` makes tokens of other roles; `laggards` are other servers that do not follow."""
 
     store: Store
     register: Register
     log: DecisionLog
     authenticator: Authenticator
     jobs: Runner
+    laggards: list[Laggard]
     app: FastAPI
     http: TestClient
     denied: list[LetheError]
@@ -62,6 +64,11 @@ def admin(folder: Path, **options: Any) -> Iterator[Admin]:
     async def status() -> dict[str, Any]:
         return register.status()
 
+    laggards: list[Laggard] = []
+
+    async def settled() -> list[Laggard]:
+        return laggards
+
     app, denied = FastAPI(), list[LetheError]()
     evidence = Evidence(store, register, SECRETS)
     app.include_router(
@@ -77,12 +84,13 @@ def admin(folder: Path, **options: Any) -> Iterator[Admin]:
                 status,
                 store.audit,
                 denied.append,
+                settled,
             )
         )
     )
     headers = {"Authorization": f"Bearer {ADMIN}"}
     base_url = f"http://lethe{PREFIX}"
     with TestClient(app, base_url=base_url, headers=headers, raise_server_exceptions=False) as http:
-        yield Admin(store, register, log, authenticator, jobs, app, http, denied)
+        yield Admin(store, register, log, authenticator, jobs, laggards, app, http, denied)
     register.close()
     store.close()

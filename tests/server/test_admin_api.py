@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from guard.replica import Laggard
 from guard.store.decisions import Record
 from tests.guard.register_fakes import COMMON, POISON, matched
 from tests.server.admin_app import admin
@@ -227,6 +228,28 @@ def test_keys_are_shown_once_and_revoked_at_once(api, tmp_path):
     assert (api.http.delete(f"/keys/{made.json()['id']}")).status_code == 200
     assert (api.http.get("/targets", headers=header)).status_code == 401
     assert (api.http.delete(f"/keys/{made.json()['id']}")).status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("PUT", "/targets/jane", {"name": "Jane Doe"}),
+        ("POST", "/targets", {"name": "John Roe"}),
+        ("PATCH", "/targets/old", {"tags": ["x"]}),
+        ("DELETE", "/targets/old", None),
+        ("POST", "/targets/import", {"name": "Jim Poe"}),
+        ("POST", "/keys", {"role": "auditor"}),
+        ("DELETE", "/keys/{key}", None),
+    ],
+)
+def test_a_write_names_the_servers_that_do_not_have_it_yet(api, method, path, body):
+    api.http.put("/targets/old", json={"name": "Somebody Else"})
+    key, _ = api.authenticator.create("auditor", None, None)
+    api.laggards.append(Laggard("other:8000", 3))
+    answer = api.http.request(method, path.format(key=key.id), json=body)
+    assert answer.status_code == 202
+    assert answer.json()["laggards"] == [{"name": "other:8000", "snapshot": 3}]
+    assert len(answer.json()) > 1  # and what it says else
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 from guard import artifacts
 from guard.artifacts import ArtifactStore
 from guard.errors import StartupError
+from guard.replica import Laggard
 from server.cli import local, main
 from server.cli.client import Client
 from server.cli.options import ServeOptions
@@ -59,6 +60,13 @@ def said(result) -> str:
     assert line.startswith("Error: ")
     assert line.endswith(".")
     return line
+
+
+def test_a_write_that_others_do_not_have_yet_is_told(api):
+    api.laggards.append(Laggard("other:8000", 3))
+    added = lethe("targets", "add", "Jane Doe", api=api)
+    assert (added.exit_code, added.stdout) == (0, "jane-doe v1 is active\n")
+    assert added.stderr == "Written, but not in force yet at: other:8000\n"
 
 
 def test_the_targets_commands(api, tmp_path):

@@ -27,11 +27,12 @@ class Engine:
         return self.statuses
 
 
-def live(engine: Engine, *loaded: set[str]) -> Live:
-    """`loaded` are the artifacts that must be there, before and after the engine was asked."""
+def live(engine: Engine, *loaded: set[str], stale: str | None = None) -> Live:
+    """`loaded` are the artifacts that must be there, before and after the engine was asked; `stale` says why what is
+    served may be out of date."""
     answers = iter(loaded)
     library = SimpleNamespace(loaded=lambda: set(next(answers)))
-    services = SimpleNamespace(library=library, register=SimpleNamespace(snapshot=None))
+    services = SimpleNamespace(library=library, replica=SimpleNamespace(unready=stale))
     return Live(services, engine, None)  # type: ignore[arg-type]
 
 
@@ -46,6 +47,10 @@ def live(engine: Engine, *loaded: set[str]) -> Live:
 )
 async def test_a_worker_that_lost_something_stops_readiness(statuses, reason):
     assert await live(Engine(statuses), {"a"}, {"a"}).unready() == reason
+
+
+async def test_targets_that_may_be_out_of_date_stop_readiness():
+    assert await live(Engine(), set(), set(), stale="They may be old.").unready() == "They may be old."
 
 
 @pytest.mark.parametrize(("before", "after"), [({"a"}, {"a", "new"}), ({"a", "gone"}, {"a"})])

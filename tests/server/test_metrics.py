@@ -25,6 +25,7 @@ from guard.evidence import Evidence
 from guard.library import Library
 from guard.pipeline import Guard
 from guard.register import Register
+from guard.replica import Replica
 from guard.store.jobs import Request as JobRequest
 from guard.store.targets import Write
 from guard.targets import TargetSpec
@@ -37,6 +38,7 @@ from server.jobs import Runner
 from server.metrics import TABLE
 from tests.guard.register_fakes import SECRETS, FakeGate, compile_target, open_store
 
+_TIMES = ("_bucket", "_sum", "_timestamp_seconds", "_age_seconds")
 ADMIN = "the-admin-key-of-the-tests"
 CHAT = "/v1/chat/completions"
 EDIT = AppliedEdit("embedding", None, 5, 3, 2)
@@ -113,7 +115,7 @@ class Running:
         families = {f.name: f for f in text_string_to_metric_families(await self.page())}
         for metric in TABLE:
             for sample in families[metric.name.removesuffix("_total")].samples:
-                if not sample.name.endswith(("_bucket", "_sum", "_timestamp_seconds")) and sample.value:
+                if not sample.name.endswith(_TIMES) and sample.value:
                     found[sample.name, *(sample.labels[label] for label in metric.labels)] = sample.value
         return found
 
@@ -135,6 +137,8 @@ async def serving(folder):
     await register.load()
     settings = Settings()
     engine = Engine()
+    authenticator = Authenticator(store.keys, ADMIN)
+    replica = Replica(store, register, authenticator, name="here", max_age=60)
     app = FastAPI()
     attach_router(app)
     app.add_middleware(Gate)
@@ -148,11 +152,13 @@ async def serving(folder):
             register,
             Runner(store.jobs, register, library.store, JobSettings(), folder / "jobs"),
             DecisionLog(store.decisions, SECRETS),
-            Authenticator(store.keys, ADMIN),
+            authenticator,
             Evidence(store, register, SECRETS),
             engine.guard,
+            replica,
             open_inference=True,
         )
+        replica.follow()
         attach(app, services, engine, None)
         yield Running(app, services, engine)
     register.close()
@@ -334,6 +340,16 @@ async def test_a_server_behind_its_store_shows_it(running):
     running.services.store.targets.put([Write("new", TargetSpec(name="New"), 1)], 2.0)
     counted = await running.counted()
     assert counted["lethe_store_snapshot_version",] == counted["lethe_snapshot_version",] + 1
+    assert ("lethe_replicas", "current") not in counted and counted["lethe_replicas", "behind"] == 1
+    running.services.replica.follow()
+    counted = await running.counted()
+    assert counted["lethe_store_snapshot_version",] == counted["lethe_snapshot_version",]
+    assert ("lethe_replicas", "behind") not in counted and counted["lethe_replicas", "current"] == 1
+
+
+async def test_the_age_of_what_is_served_is_shown(running):
+    families = {f.name: f for f in text_string_to_metric_families(await running.page())}
+    assert 0 < families["lethe_snapshot_age_seconds"].samples[0].value < 600
 
 
 async def test_a_store_that_is_away_leaves_the_page_and_says_so(running, monkeypatch):

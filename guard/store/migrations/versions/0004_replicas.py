@@ -8,10 +8,13 @@ down_revision = "0003"
 branch_labels = None
 depends_on = None
 
-_CURRENT = (
-    "EXISTS (SELECT 1 FROM targets WHERE targets.uid = target_versions.uid"
-    " AND targets.version = target_versions.version AND targets.deleted_at IS NULL)"
+_END_OLDER = """
+UPDATE target_versions SET until = 0 WHERE NOT EXISTS (
+    SELECT 1 FROM targets
+    WHERE targets.uid = target_versions.uid
+        AND targets.version = target_versions.version AND targets.deleted_at IS NULL
 )
+"""  # when each ended is not known
 
 
 def upgrade() -> None:
@@ -21,7 +24,7 @@ def upgrade() -> None:
         op.create_index(f"ix_{table}_changed", table, ["changed"])
     op.add_column("target_versions", sa.Column("since", sa.Integer, nullable=False, server_default=zero))
     op.add_column("target_versions", sa.Column("until", sa.Integer))
-    op.execute(f"UPDATE target_versions SET until = 0 WHERE NOT {_CURRENT}")  # when is not known
+    op.execute(_END_OLDER)
     op.create_table(
         "erasures",
         sa.Column("digest", sa.String(64), primary_key=True),
