@@ -41,6 +41,16 @@ Entry = Enforced | Failed
 
 
 @dataclass(frozen=True, slots=True)
+class Rollback:
+    """The snapshot that is in force, and the ids of targets that came back, became what they were, or went."""
+
+    snapshot: int
+    created: list[str]
+    updated: list[str]
+    deleted: list[str]
+
+
+@dataclass(frozen=True, slots=True)
 class State:
     """All stored targets, and the snapshot made of those in force."""
 
@@ -171,6 +181,39 @@ class Ledger:
         now = prepared[0].stored.updated_at.timestamp()
         entries = {**self.state.entries, **{e.stored.id: e for e in prepared}}
         self._swap(entries, lambda: self._store.targets.put(writes, now))
+
+    def roll_back(self, number: int, *, dry_run: bool) -> Rollback:
+        """Store and enforce the targets as they were at snapshot `number`, as new versions; all of it or nothing.
+
+        Raises:
+            NotFound: there was no such snapshot, or it is older than the history that is kept.
+            BadRequest: a target cannot be enforced as it was.
+            PreconditionFailed: another process has changed targets meanwhile.
+        """
+        past = self._store.targets.at(number)
+        known = {name: entry.stored for name, entry in self.state.entries.items()}
+        wanted = {
+            name: target.spec
+            for name, target in past.targets.items()
+            if name not in known or known[name].spec != target.spec
+        }
+        deleted = sorted(known.keys() - past.targets.keys())
+        created = sorted(wanted.keys() - known.keys())
+        plan = Rollback(self.state.snapshot.version, created, sorted(wanted.keys() & known.keys()), deleted)
+        prepared = [
+            _as_it_was(name, one) for name, one in zip(wanted, self.prepare(wanted, force=_all), strict=True)
+        ]
+        if dry_run or not (wanted or deleted):
+            return plan
+        now = self._clock()
+        writes = [Write(e.stored.id, e.spec, e.version, self._seen(e.stored.id)) for e in prepared]
+        kept = {name: entry for name, entry in self.state.entries.items() if name not in deleted}
+        versions = {name: target.version for name, target in known.items()}
+        self._swap(
+            {**kept, **{e.stored.id: e for e in prepared}},
+            lambda: self._store.targets.roll_back(number, writes, deleted, versions, past, now),
+        )
+        return replace(plan, snapshot=self.state.snapshot.version)
 
     def delete(self, target_id: str, *, purge: bool, exact: bool = False) -> None:
         """Raises NotFound: there is nothing to delete. `exact` is that of `write`."""
@@ -373,6 +416,19 @@ def _demand_places(enforced: Enforced) -> None:
     for standing in enforced.standings:
         if standing.misplaced:
             raise BadRequest(str(standing.reason), param="intervention.params")
+
+
+def _all(_target_id: str) -> bool:
+    """Whether a target is taken although it fires on background prompts: it was taken once."""
+    return True
+
+
+def _as_it_was(name: str, prepared: Enforced | LetheError) -> Enforced:
+    if isinstance(prepared, LetheError):
+        raise BadRequest(
+            f"The target '{name}' cannot be enforced as it was ({prepared.message.rstrip('.')}); nothing was changed."
+        )
+    return prepared
 
 
 def _named(spec: TargetSpec) -> set[str]:

@@ -15,7 +15,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, TypeVar, get_args
 
 from guard import specs
@@ -59,6 +59,10 @@ class Precondition:
             raise PreconditionFailed("The target was changed since you read it; read it again and repeat.")
         if self.if_none_match is not None and _lists(self.if_none_match, etag):
             raise PreconditionFailed("The target exists already; leave out If-None-Match to replace it.")
+
+
+def etag_of(snapshot: int) -> str:
+    return f'"{snapshot}"'
 
 
 def _lists(header: str, etag: str | None) -> bool:
@@ -246,6 +250,26 @@ class Register:
             self._ledger.delete(target_id, purge=purge, exact=caller.precondition.given)
 
         await self._run(work)
+
+    async def roll_back(
+        self, number: int, *, dry_run: bool = False, caller: Caller = ANYONE
+    ) -> dict[str, Any]:
+        """Make the targets what they were at snapshot `number`, in one transaction and one swap; what was purged since
+        stays purged. With `dry_run`, only tell what would change.
+
+        Raises:
+            Forbidden: the caller is confined to a tenant, and this is about the targets of all.
+        """
+
+        def work() -> dict[str, Any]:
+            if caller.tenant is not None:
+                raise Forbidden("A key that belongs to a tenant may not roll back the targets of all.")
+            self._ledger.follow()
+            caller.precondition.check(etag_of(self.snapshot.version))
+            done = self._ledger.roll_back(number, dry_run=dry_run)
+            return {"restored": number, "dry_run": dry_run, **asdict(done)}
+
+        return await self._run(work)
 
     async def validate(self, raw: Mapping[str, Any], caller: Caller = ANYONE) -> list[dict[str, Any]]:
         """What would be refused, and why: field, message and code of each problem. Nothing is stored."""

@@ -88,6 +88,8 @@ TABLE: tuple[Route, ...] = (
         "/admin/v1/targets/export",
         "/admin/v1/targets/{id}",
         "/admin/v1/targets/{id}/evidence",
+        "/admin/v1/snapshots",
+        "/admin/v1/snapshots/{number}/rollback",
         "/admin/v1/check",
         "/admin/v1/score",
         "/admin/v1/decisions",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets as random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -19,6 +19,7 @@ from guard.store.schema import (
     decisions,
     erasures,
     jobs,
+    meta,
     target_versions,
     targets,
     tombstones,
@@ -46,6 +47,14 @@ class Changes:
     written: tuple[StoredTarget, ...]
     gone: frozenset[str]
     erased: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """The targets as they were at a snapshot, and the life of each; what was purged since is not among them."""
+
+    targets: Mapping[str, StoredTarget]
+    lives: Mapping[str, str]
 
 
 class Targets:
@@ -105,6 +114,71 @@ class Targets:
         with self._database.read() as connection:
             return connection.scalar(query)
 
+    def at(self, number: int) -> Past:
+        """The targets that snapshot `number` enforced or held, without those that were purged since.
+
+        Raises:
+            NotFound: there was no such snapshot, or it is older than the history that is kept.
+        """
+        held = sa.and_(
+            target_versions.c.since <= number,
+            sa.or_(target_versions.c.until.is_(None), target_versions.c.until > number),
+        )
+        query = (
+            sa.select(targets.c.key, targets.c.created_at, target_versions)
+            .join(target_versions, target_versions.c.uid == targets.c.uid)
+            .where(held)
+        )
+        with self._database.read() as connection:
+            first = self._first(connection)
+            last = number_of(connection, "snapshot")
+            rows = connection.execute(query).all() if first <= number <= last else None
+        if rows is None:
+            raise NotFound(f"The snapshots that can be gone back to are {first} to {last}.", param="number")
+        found = [(self._open(row), row.uid) for row in rows]
+        return Past({target.id: target for target, _ in found}, {target.id: uid for target, uid in found})
+
+    @property
+    def first(self) -> int:
+        """The oldest snapshot that `at` can tell."""
+        with self._database.read() as connection:
+            return self._first(connection)
+
+    def roll_back(
+        self,
+        number: int,
+        writes: Sequence[Write],
+        deleted: Iterable[str],
+        known: Mapping[str, int],
+        past: Past,
+        now: float,
+    ) -> int:
+        """Make the targets what they were at `number`: write those of `writes` and delete those of `deleted`, in one
+        transaction. `known` are the versions that are in force as far as the writer knows.
+
+        Raises:
+            PreconditionFailed: another process has changed something meanwhile, or purged what should come back.
+        """
+        with self._database.write() as connection:
+            in_force = sa.select(targets.c.key, targets.c.version).where(targets.c.deleted_at.is_(None))
+            there = {row.key: row.version for row in connection.execute(in_force)}
+            if there != {self.key(name): version for name, version in known.items()}:
+                raise _changed()
+            versions = self._next_versions(connection, [write.id for write in writes])
+            new = self._database.count(connection, "snapshot")
+            for write in writes:
+                row = self._find(connection, write.id)
+                if row is None or row.uid != past.lives[write.id] or write.version != versions[write.id]:
+                    raise _changed()
+                self._put(connection, write, now, new)
+            gone = [row for row in (self._find(connection, name) for name in deleted) if row is not None]
+            for row in gone:
+                self._delete(connection, row.uid, now, new)
+            created = sum(write.id not in known for write in writes)
+            counts = {"created": created, "updated": len(writes) - created, "deleted": len(gone)}
+            self._audit.done(connection, "targets.rollback", subject=str(number), snapshot=new, detail=counts)
+            return new
+
     def next_versions(self, ids: Iterable[str]) -> dict[str, int]:
         """The version that each id gets next; numbers go on after deletion and purge, so no ETag repeats."""
         with self._database.read() as connection:
@@ -160,9 +234,7 @@ class Targets:
                 self._purge(connection, row, now, number)
                 self._erase(connection, erase, number)
             else:
-                self._end_versions(connection, row.uid, number)
-                gone = {"deleted_at": now, "changed": number}
-                connection.execute(targets.update().where(targets.c.uid == row.uid).values(gone))
+                self._delete(connection, row.uid, now, number)
             # A purge is told by the keyed digest of the id: the uid leads to what was done before, and to no name.
             self._audit.done(
                 connection,
@@ -221,6 +293,15 @@ class Targets:
             )
         )
         return uid, row is None or row.deleted_at is not None
+
+    def _delete(self, connection: sa.Connection, uid: str, now: float, number: int) -> None:
+        self._end_versions(connection, uid, number)
+        gone = {"deleted_at": now, "changed": number}
+        connection.execute(targets.update().where(targets.c.uid == uid).values(gone))
+
+    @staticmethod
+    def _first(connection: sa.Connection) -> int:
+        return int(connection.scalar(sa.select(meta.c.value).where(meta.c.name == "history")) or 0)
 
     @staticmethod
     def _end_versions(connection: sa.Connection, uid: str, number: int) -> None:

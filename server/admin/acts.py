@@ -15,6 +15,7 @@ ACTS: Mapping[tuple[str, str], str] = {
     ("PATCH", "/targets/{id}"): "targets.patch",
     ("DELETE", "/targets/{id}"): "targets.delete",
     ("POST", "/targets/import"): "targets.import",
+    ("POST", "/snapshots/{number}/rollback"): "targets.rollback",
     ("POST", "/artifacts"): "artifacts.load",
     ("DELETE", "/artifacts/{digest}"): "artifacts.remove",
     ("POST", "/jobs"): "jobs.create",
@@ -25,7 +26,7 @@ ACTS: Mapping[tuple[str, str], str] = {
 ASKING = frozenset({("POST", "/targets/validate"), ("POST", "/check"), ("POST", "/score")})
 """Requests that change nothing although they are sent with POST."""
 
-_PURGE, _TRUE = "targets.purge", ("true", "t", "yes", "y", "on", "1")
+_TRUE = ("true", "t", "yes", "y", "on", "1")
 _SPOKEN = re.compile(
     r"[A-Za-z0-9._:-]{1,128}"
 )  # an id of a request as gateways make them, and not somebody's words
@@ -34,16 +35,21 @@ _SPOKEN = re.compile(
 def of(request: Request, path: str) -> Act | None:
     """The act that a request for the route `path` is, or None: it changes nothing."""
     action = ACTS.get((request.method, path.removeprefix("/admin/v1")))
-    if action is None:
+    if action is None or _says(request, "dry_run"):
         return None
-    if action == "targets.delete" and request.query_params.get("purge", "").lower() in _TRUE:
-        action = _PURGE
+    if action == "targets.delete" and _says(request, "purge"):
+        action = "targets.purge"
     about = next(iter(request.path_params.values()), None)
+    of_target = "/targets/" in path
     request_id = request.headers.get("x-request-id", "")
     return Act(
         action,
-        target=about if action.startswith("targets.") else None,
-        subject=None if about is None or action.startswith("targets.") else about[:64],
+        target=about if of_target else None,
+        subject=about[:64] if about is not None and not of_target else None,
         request_id=request_id if _SPOKEN.fullmatch(request_id) else None,
         source=request.client.host[:64] if request.client else None,
     )
+
+
+def _says(request: Request, name: str) -> bool:
+    return request.query_params.get(name, "").lower() in _TRUE

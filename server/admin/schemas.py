@@ -217,6 +217,37 @@ class Deleted(BaseModel):
     purged: bool
 
 
+class SnapshotView(BaseModel):
+    """What a snapshot changed; `subject` is the one that was gone back to."""
+
+    snapshot: int
+    time: datetime
+    action: str
+    key_id: str
+    subject: str | None
+    created: int
+    updated: int
+    deleted: int
+    purged: int
+
+
+class SnapshotPage(BaseModel):
+    current: int
+    data: list[SnapshotView]
+    next_cursor: str | None
+
+
+class RolledBack(BaseModel):
+    """Ids of the targets that came back, became what they were, or went; `snapshot` is in force now."""
+
+    restored: int
+    dry_run: bool
+    snapshot: int
+    created: list[str]
+    updated: list[str]
+    deleted: list[str]
+
+
 class Problem(BaseModel):
     model_config = ConfigDict(extra="allow")
     field: str | None

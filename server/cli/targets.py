@@ -11,6 +11,9 @@ import click
 from server.cli.base import example, remote
 from server.cli.client import Failure, connect, path_of, show
 
+_COUNTS = ("created", "updated", "deleted", "purged")
+_WOULD = {"created": "bring back", "updated": "change", "deleted": "delete"}
+
 
 @click.group(epilog=example("lethe targets list --tag legal"))
 def targets() -> None:
@@ -143,6 +146,38 @@ def remove(target_id: str, purge: bool, yes: bool, server: str, key: str | None)
         click.confirm(f"Erase everything that is stored about {target_id}?", abort=True, err=True)
     connect(server, key).json("DELETE", path_of(target_id), params={"purge": "true"} if purge else {})
     click.echo(f"{target_id} {'purged' if purge else 'removed'}")
+
+
+@targets.command(epilog=example("lethe targets history"))
+@remote
+def history(server: str, key: str | None) -> None:
+    """List the snapshots that changed targets, newest first, with what each changed."""
+    for row in connect(server, key).pages("/snapshots", {}):
+        counts = ", ".join(f"{row[name]} {name}" for name in _COUNTS if row[name])
+        back = f" to {row['subject']}" if row["action"] == "targets.rollback" else ""
+        click.echo(
+            f"{row['snapshot']:>6}  {row['time'][:19]}  {row['key_id']:<20}  {row['action']}{back}: {counts}"
+        )
+
+
+@targets.command(epilog=example("lethe targets rollback 17 --dry-run", "lethe targets rollback 17"))
+@click.argument("number", type=click.IntRange(0))
+@click.option("--dry-run", is_flag=True, help="Only show what would change.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@remote
+def rollback(number: int, dry_run: bool, yes: bool, server: str, key: str | None) -> None:
+    """Make the targets what they were at snapshot NUMBER, but for those that were purged since."""
+    client, path = connect(server, key), f"/snapshots/{number}/rollback"
+    plan = client.json("POST", path, params={"dry_run": "true"})
+    for name in _COUNTS:
+        for target_id in plan.get(name, ()):
+            click.echo(f"{_WOULD[name]} {target_id}")
+    if dry_run:
+        return
+    if not yes:
+        click.confirm(f"Go back to snapshot {number}?", abort=True, err=True)
+    done = client.json("POST", path, headers={"If-Match": f'"{plan["snapshot"]}"'})
+    click.echo(f"snapshot {done['snapshot']} is as {number} was", err=True)
 
 
 @targets.command(epilog=example("lethe targets evidence jane-doe --out jane-doe.evidence.json"))

@@ -277,7 +277,7 @@ def test_status(api):
 
 def test_openapi_documents_every_route(api):
     paths = {path: item for path, item in api.app.openapi()["paths"].items() if path.startswith("/admin/v1")}
-    assert len(paths) == 19
+    assert len(paths) == 21
     for path, item in paths.items():
         for method, operation in item.items():
             assert {"401", "403"} <= operation["responses"].keys(), path

@@ -21,6 +21,8 @@ NEEDS = {
     ("POST", "/targets/validate"): Permission.WRITE_TARGETS,
     ("POST", "/targets/import"): Permission.WRITE_TARGETS,
     ("GET", "/targets/export"): Permission.READ_TARGETS,
+    ("GET", "/snapshots"): Permission.READ_TARGETS,
+    ("POST", "/snapshots/{number}/rollback"): Permission.WRITE_TARGETS,
     ("POST", "/check"): Permission.CHECK,
     ("POST", "/score"): Permission.SCORE,
     ("GET", "/decisions"): Permission.READ_DECISIONS,
