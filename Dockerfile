@@ -1,8 +1,8 @@
 # Lethe in a container, for CPU or CUDA: docker build --build-arg ACCELERATOR=cuda -t lethe .
-# docs/deployment.md says how to run it. It needs two writable places, /tmp and /data, and no rights.
+# docs/deployment.md says how to run it. It needs two writable places, /tmp and /data, a /dev/shm of 1 GB, and no rights.
 ARG BASE=docker.io/library/python:3.11-slim-bookworm
 
-FROM ${BASE} AS build
+FROM ${BASE} AS packages
 # What to install from requirements/: `serve`, or `train` for jobs that train adapters and autoencoders too.
 ARG REQUIREMENTS=serve
 ARG ACCELERATOR=cpu
@@ -10,23 +10,12 @@ ARG ACCELERATOR=cpu
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 WORKDIR /opt/lethe
-COPY requirements requirements
+COPY requirements/${REQUIREMENTS}-${ACCELERATOR}.txt locked.txt
 RUN python -m venv --without-pip .venv \
  && set -- python -m pip --python .venv/bin/python install --no-deps \
- && locked="requirements/${REQUIREMENTS}-${ACCELERATOR}.txt" \
  && if [ "${ACCELERATOR}" = cpu ] && [ -n "${TORCH_INDEX}" ]; then \
-      "$@" --retries 1 --extra-index-url "${TORCH_INDEX}" "$(grep '^torch==' "${locked}")"; fi \
- && "$@" -r "${locked}"
-COPY pyproject.toml README.md LICENSE ./
-COPY guard guard
-COPY classifiers classifiers
-COPY server server
-COPY evals evals
-COPY benchmarks benchmarks
-COPY demo demo
-COPY configs configs
-RUN python -m pip --python .venv/bin/python install --no-deps --no-build-isolation --editable . \
- && .venv/bin/python -m compileall -q guard classifiers server evals benchmarks demo
+      "$@" --retries 1 --extra-index-url "${TORCH_INDEX}" "$(grep '^torch==' locked.txt)"; fi \
+ && "$@" -r locked.txt
 
 FROM ${BASE}
 ARG ACCELERATOR=cpu
@@ -42,7 +31,19 @@ RUN apt-get update \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --uid 10001 --user-group --home-dir /data --no-create-home --shell /usr/sbin/nologin lethe \
  && install --directory --owner=lethe --group=lethe --mode=0700 /data
-COPY --from=build /opt/lethe /opt/lethe
+WORKDIR /opt/lethe
+# Packages apart from our own code: a new version of Lethe is a small layer.
+COPY --from=packages /opt/lethe/.venv .venv
+COPY pyproject.toml README.md LICENSE ./
+COPY guard guard
+COPY classifiers classifiers
+COPY server server
+COPY evals evals
+COPY benchmarks benchmarks
+COPY demo demo
+COPY configs configs
+RUN python -m pip --python .venv/bin/python install --no-cache-dir --no-deps --no-build-isolation --editable . \
+ && .venv/bin/python -m compileall -q guard classifiers server evals benchmarks demo
 # Whatever a library keeps for its user (models of the hub, compiled kernels) lands in the volume, as our state does.
 ENV HOME=/data \
     LOGNAME=lethe \

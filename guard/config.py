@@ -1,7 +1,8 @@
 """The configuration of one installation: a frozen tree read from YAML, the environment and nothing else.
 
 Sources, later ones win: the defaults below, the file, `LETHE_<SECTION>_<KEY>` variables and the short names
-in `SHORT_NAMES`. Text in the file may hold `${ENV}` and `${ENV:default}`; `$${` stands for a literal `${`.
+in `SHORT_NAMES`; with `_FILE` behind its name a variable names a file that holds the value. Text in the
+configuration may hold `${ENV}` and `${ENV:default}`; `$${` stands for a literal `${`.
 Whoever needs a setting is given it; nobody reads it from here.
 """
 
@@ -30,6 +31,7 @@ from guard.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 PREFIX = "LETHE_"
+FILE = "_FILE"
 SHORT_NAMES = {
     "LETHE_ADMIN_KEY": "auth.admin_key",
     "LETHE_MASTER_KEY": "auth.master_key",
@@ -172,7 +174,7 @@ def load_settings(path: Path | None, env: Mapping[str, str]) -> Settings:
     keys = dict(leaves(Settings))
     for variable, value in env.items():
         if variable.startswith(PREFIX):
-            _override(tree, variable, value, keys)
+            _override(tree, variable, value, keys, env)
     try:
         return Settings.model_validate(tree)
     except ValidationError as error:
@@ -229,8 +231,15 @@ def _interpolate(value: Any, env: Mapping[str, str], source: str) -> Any:
     return _REFERENCE.sub(resolve, value) or None
 
 
-def _override(tree: dict[str, Any], variable: str, value: str, keys: Mapping[str, Any]) -> None:
+def _override(
+    tree: dict[str, Any], variable: str, value: str, keys: Mapping[str, Any], env: Mapping[str, str]
+) -> None:
     by_variable = {PREFIX + key.replace(".", "_").upper(): key for key in keys} | SHORT_NAMES
+    named = variable.removesuffix(FILE)
+    if named != variable and named in by_variable and value:
+        if env.get(named):
+            raise ConfigError(f"{named} and {variable} are both set; unset one of them.")
+        variable, value = named, _secret(variable, value)
     key = by_variable.get(variable)
     if key is None:
         near = difflib.get_close_matches(variable, by_variable, 1, 0.85)
@@ -250,6 +259,17 @@ def _override(tree: dict[str, Any], variable: str, value: str, keys: Mapping[str
         if not isinstance(tree, dict):
             return  # the file is wrong here, and validation says so
     tree[name] = value
+
+
+def _secret(variable: str, path: str) -> str:
+    """What a container was given as a file; editors put a line's end behind it."""
+    try:
+        value = Path(path).read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError(f"{variable} names {path}, which cannot be read.") from None
+    if not value:
+        raise ConfigError(f"{variable} names {path}, which is empty.")
+    return value
 
 
 def _sentence(error: ValidationError, source: str) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -87,6 +88,10 @@ def pin_environment(environ: MutableMapping[str, str] = os.environ) -> None:
             raise ConfigError(f"{name} is set, but {why}; unset it.")
     environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
     environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    if not _has_compiler(environ):
+        # vLLM compiles some small functions of its sampler also where the model runs eagerly, and dies of a missing
+        # compiler at the first request with likelihoods.
+        environ.setdefault("TORCH_COMPILE_DISABLE", "1")
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     if 0 < len(cores) <= _SMALL_MACHINE:
         # vLLM keeps one core free for its scheduler, which on a small machine is half of it or more.
@@ -124,6 +129,10 @@ def guarded_args(
     compiles = any(name in _COMPILES or name.startswith("-O") for name in given)
     if compiles and not cpu:
         raise ConfigError("Compilation has been proven on CPU only; remove the compilation options.")
+    if compiles and not _has_compiler(environ):
+        raise ConfigError(
+            "Compilation needs a C++ compiler; install g++ (or name one in CXX), or remove the compilation options."
+        )
     worker = "GuardCPUWorker" if cpu else "GuardGPUWorker"
     added = ["--worker-cls", f"guard.engine.worker.{worker}", "--no-async-scheduling"]
     if not compiles and "--enforce-eager" not in given:
@@ -134,6 +143,11 @@ def guarded_args(
         added += _adapter_options(given, adapters, cpu)
     ours = {"version": _version(), "layers": layers, "adapters": adapters.resident if adapters.slots else 0}
     return [*_without(argv, "--additional-config"), *added, "--additional-config", _additional(given, ours)]
+
+
+def _has_compiler(environ: MutableMapping[str, str]) -> bool:
+    """Whether there is the C++ compiler that torch would call."""
+    return shutil.which(environ.get("CXX") or "g++") is not None
 
 
 def install() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import click
@@ -20,6 +21,12 @@ class _WithRest(click.Command):
             at = args.index("--")
             args, ctx.meta[_VLLM_ARGS] = args[:at], tuple(args[at + 1 :])
         return super().parse_args(ctx, args)
+
+
+def _end(number: int, frame: object) -> None:
+    """Ends a start. Once requests are served the server ends in order; before, the first process of a container would
+    not even hear the signal."""
+    raise SystemExit(128 + number)
 
 
 @click.command(
@@ -67,6 +74,7 @@ def serve(
         no_auth=no_auth,
         vllm_args=ctx.meta.get(_VLLM_ARGS, ()),
     )
+    signal.signal(signal.SIGTERM, _end)
     from server import launcher
 
     launcher.serve(options)

@@ -32,7 +32,7 @@ def test_the_guards_worker_and_sites_are_named():
     "flags", [["--no-enforce-eager"], ["-O3"], ["-O", "2"], ["--compilation-config", "{}"], ["-cc.mode=3"]]
 )
 def test_compiling_is_left_to_who_asks_for_it(flags):
-    assert "--enforce-eager" not in launch.guarded_args([*MODEL, *flags], {})
+    assert "--enforce-eager" not in launch.guarded_args([*MODEL, *flags], {"CXX": "true"})
 
 
 def test_what_the_operator_set_is_kept():
@@ -89,6 +89,21 @@ def test_the_operators_own_environment_is_kept():
     environ = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "VLLM_NO_USAGE_STATS": "0"}
     launch.pin_environment(environ)
     assert (environ["VLLM_CPU_OMP_THREADS_BIND"], environ["VLLM_NO_USAGE_STATS"]) == ("nobind", "0")
+
+
+def test_without_a_compiler_nothing_is_compiled(tmp_path):
+    environ = {"CXX": str(tmp_path / "none")}
+    assert "--enforce-eager" in launch.guarded_args(MODEL, environ)
+    with pytest.raises(ConfigError, match=r"install g\+\+"):
+        launch.guarded_args([*MODEL, "--no-enforce-eager"], environ)
+    launch.pin_environment(environ)
+    assert environ["TORCH_COMPILE_DISABLE"] == "1"
+    compiler = tmp_path / "some"
+    compiler.touch(0o755)
+    environ = {"CXX": str(compiler)}
+    launch.guarded_args([*MODEL, "--no-enforce-eager"], environ)
+    launch.pin_environment(environ)
+    assert "TORCH_COMPILE_DISABLE" not in environ
 
 
 @pytest.mark.parametrize(

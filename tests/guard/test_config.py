@@ -108,6 +108,26 @@ def test_the_environment_overrides_the_file(tmp_path):
     assert "'k'" not in repr(settings)
 
 
+def test_a_variable_can_name_a_file_that_holds_the_value(tmp_path):
+    secret = tmp_path / "admin"
+    secret.write_text("k\n")
+    settings = load_settings(None, {"LETHE_ADMIN_KEY_FILE": str(secret), "LETHE_STORE_URL_FILE": ""})
+    assert settings.auth.admin_key is not None
+    assert settings.auth.admin_key.get_secret_value() == "k" and settings.store.url is None
+
+
+@pytest.mark.parametrize(
+    ("content", "more", "named"),
+    [(None, {}, "cannot be read"), (" \n", {}, "is empty"), ("k", {"LETHE_ADMIN_KEY": "j"}, "both set")],
+)
+def test_a_file_that_gives_no_value_ends_the_start(tmp_path, content, more, named):
+    secret = tmp_path / "admin"
+    if content is not None:
+        secret.write_text(content)
+    with pytest.raises(ConfigError, match=named):
+        load_settings(None, {"LETHE_ADMIN_KEY_FILE": str(secret), **more})
+
+
 def test_short_names_name_keys():
     assert set(SHORT_NAMES.values()) <= dict(leaves(Config)).keys()
 

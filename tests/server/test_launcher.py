@@ -1,6 +1,9 @@
 """What is decided before anything is started."""
 
 import dataclasses
+import signal
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -71,3 +74,18 @@ async def test_the_demo_brings_its_artifacts_and_registers_its_targets_once(tmp_
     assert (library.store.digests(), list(register.snapshot.targets)) == ([digest], [])
     register.close()
     store.close()
+
+
+def test_a_start_that_is_told_to_stop_ends_at_once(tmp_path):
+    """It must not be left to the default: the first process of a container has none."""
+    code = """
+import time
+from server import launcher
+from server.cli import main
+launcher.serve = lambda options: (print("starting", flush=True), time.sleep(60))
+main(["serve", "--demo"])
+"""
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=tmp_path) as process:
+        assert process.stdout.readline() == b"starting\n"
+        process.terminate()
+        assert process.wait(20) == 128 + signal.SIGTERM
