@@ -6,19 +6,22 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 import torch
 
-from benchmarks.tofu import SHARED, UNKNOWING
+from benchmarks.runs import key
+from benchmarks.tofu import SHARED, UNKNOWING, examples
 from classifiers.base import Task, run
 from classifiers.data import Example
 from evals import corpora
 from evals.cases import names_of_retained
 from evals.published.base import Source
+from evals.published.tofu import KEPT
+from guard import artifacts
 from guard.targets import slug_of
 
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -37,10 +40,15 @@ SHOWN, TAG = "tofu-methods", "tofu"
 WRONG = 3  # wrong answers that stand with each item
 
 
+def _trial(data: str, split: str) -> corpora.Trial:
+    """The authors of a split as targets, with the row that describes each."""
+    (trial,) = (one for one in corpora.tofu(Path(data), (), described=True) if one.name == split)
+    return trial
+
+
 def items(data: str, split: str) -> Iterator[dict[str, Any]]:
     """The rows of the forget set and, as what must stay, those of retained and of real authors and of the world."""
-    source, folder = Source(data), Path(data)
-    (trial,) = (one for one in corpora.tofu(folder, (), described=True) if one.name == split)
+    source, trial = Source(data), _trial(data, split)
     slugs = list(trial.targets)
     for number, row in enumerate(source.rows(f"{split}_perturbed.json")):
         of = slugs[number // corpora.ROWS_PER_AUTHOR]
@@ -49,7 +57,7 @@ def items(data: str, split: str) -> Iterator[dict[str, Any]]:
     for number, row in enumerate(source.rows("retain_perturbed.json")):
         if row["question"] in kept:
             yield _item(f"retain.{number}", slug_of(kept[row["question"]]), "neighbour", row)
-    for of in ("real_authors", "world_facts"):
+    for of in KEPT[1:]:
         for number, row in enumerate(source.rows(f"{of}_perturbed.json")):
             yield _item(f"{of}.{number}", "", "retain", row)
 
@@ -60,45 +68,44 @@ def _item(name: str, entity: str, split: str, row: dict[str, Any]) -> dict[str, 
             "answer": row["answer"], "value": "", "wrong": row["perturbed_answer"][:WRONG]}  # fmt: skip
 
 
-def targets(data: str, split: str, digests: dict[str, str]) -> Iterator[dict[str, Any]]:
+def targets(data: str, split: str, digests: Mapping[str, str]) -> Iterator[dict[str, Any]]:
     """One for each author; the first has a rung for each method."""
-    (trial,) = (one for one in corpora.tofu(Path(data), (), described=True) if one.name == split)
-    for number, (name, spec) in enumerate(trial.targets.items()):
+    for number, (name, spec) in enumerate(_trial(data, split).targets.items()):
         shown = {"id": name, **spec.model_dump(mode="json", exclude_defaults=True), "tags": [TAG]}
-        shown.pop("answers", None)
+        # What is registered as an answer does not leave, whatever the method does. So only the target whose rungs
+        # need answers has any, as in the demo; methods that need them elsewhere get those of the items.
+        answers = shown.pop("answers")
         if number == 0:
             ladder = [{"method": method} for method in WITHOUT]
             ladder += [{"method": method, "params": {"artifact": of}} for method, of in digests.items()]
             shown |= {"id": SHOWN, "intervention": sorted(ladder, key=lambda rung: str(rung["method"])),
-                      "answers": spec.answers}  # fmt: skip
+                      "answers": answers}  # fmt: skip
         yield shown
 
 
 def trained(model: Path, data: str, split: str, out: Path, method: str) -> str:
-    """The digest of that method's artifact, which is made where it is not there."""
+    """The digest of that method's artifact for this model, data and split, which is made where it is not there."""
     kind, params = METHODS[method]
     source, kept = Source(data), f"retain{100 - int(split.removeprefix('forget')):02}"
     perturbed = source.rows(f"{split}_perturbed.json")
     wrong = [Example((("user", r["question"]),), a) for r in perturbed for a in r["perturbed_answer"][:WRONG]]
-    (trial,) = (one for one in corpora.tofu(Path(data), (), described=True) if one.name == split)
-    retain = (*_examples(source.rows(f"{kept}.json")), *_examples(source.rows("real_authors.json")),
-              *_examples(source.rows("world_facts.json")))  # fmt: skip
     task = Task(
-        model, _examples(source.rows(f"{split}.json")), retain, out / method,
-        names=tuple(spec.name for spec in trial.targets.values()) if kind == "steering" else (),
+        model, examples(source, split), tuple(e for name in (kept, *KEPT[1:]) for e in examples(source, name)),
+        out / "making",
+        names=tuple(spec.name for spec in _trial(data, split).targets.values()) if kind == "steering" else (),
         perturbed=tuple(wrong) if kind == "assistant" else (),
     )  # fmt: skip
+    made_of = key(artifacts.weights_digest(model), split, source.read, kind, params)
+    folder = out / "artifacts" / f"{method}-{made_of}"
+    if (folder / artifacts.MANIFEST).exists():
+        return artifacts.read(folder).digest
     shutil.rmtree(task.out, ignore_errors=True)
     started = time.perf_counter()
     made = run(kind, task, dict(params))
     click.echo(f"{method}: {time.perf_counter() - started:.0f} s, {made.manifest.measured}", err=True)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    task.out.rename(folder)  # only whole artifacts lie where a server takes them from
     return made.digest
-
-
-def _examples(rows: Iterable[dict[str, Any]]) -> tuple[Example, ...]:
-    """Each question once: the published sets hold one twice."""
-    found = {row["question"]: Example((("user", row["question"]),), row["answer"]) for row in rows}
-    return tuple(found.values())
 
 
 def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
@@ -120,12 +127,7 @@ def subject(model: Path, data: str, split: str, threads: int, out: Path) -> None
     """
     torch.set_num_threads(threads)
     out.mkdir(parents=True, exist_ok=True)
-    known = out / "digests.json"
-    digests: dict[str, str] = json.loads(known.read_text()) if known.exists() else {}
-    for method in METHODS:
-        if method not in digests:
-            digests[method] = trained(model, data, split, out / "artifacts", method)
-            known.write_text(json.dumps(digests))
+    digests = {method: trained(model, data, split, out, method) for method in METHODS}
     _write(out / "items.jsonl", items(data, split))
     _write(out / "targets.jsonl", targets(data, split, digests))
     click.echo(f"lethe eval demo --full {model} --items {out}/items.jsonl --targets-file {out}/targets.jsonl "

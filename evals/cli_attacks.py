@@ -52,8 +52,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @options.judge_options
 @click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True)
 @options.rate_option
-@click.option("--journal", type=click.Path(file_okay=False, path_type=Path),
-              help="A folder for what was told: a stopped run goes on. One for each state of the targets.")  # fmt: skip
+@options.journal_option
 @options.check_option
 @options.common_options("attacks")
 def attacks(

@@ -64,11 +64,7 @@ from guard.detection import Compiler, Encoder
     "--shown", default="demo-methods", show_default=True, help="The target whose rungs are measured."
 )
 @click.option("--tag", default="demo", show_default=True, help="The targets that they are laid on.")
-@click.option(
-    "--journal",
-    type=click.Path(file_okay=False, path_type=Path),
-    help="A folder for what attacks were told, so that a stopped run of them goes on.",
-)
+@options.journal_option
 @options.common_options("demo")
 def demo(
     items_path: Path,

@@ -21,7 +21,6 @@ from evals.subjects import Subject
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_NEW = click.Path(file_okay=False, path_type=Path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +161,7 @@ def _with_options(run: Callable[..., None], benchmark: type[Benchmark]) -> click
         click.option("--sample", type=click.IntRange(1), help="At most so many items of each set."),
         click.option("--concurrency", type=click.IntRange(1), default=8, show_default=True),
         options.rate_option,
-        click.option("--journal", type=_NEW, help="A folder for what was told, so that a stopped run goes on."),
+        options.journal_option,
         options.common_options(benchmark.name),
     ):  # fmt: skip
         decorated = decorate(decorated)

@@ -62,6 +62,12 @@ rate_option = click.option(
 """`rate`, for suites that measure no times: a request waits where its time is taken already."""
 
 
+journal_option = click.option(
+    "--journal", type=click.Path(file_okay=False, path_type=Path),
+    help="A folder for what was told, so that a stopped run goes on. One for each state of the targets.",
+)  # fmt: skip
+
+
 def judge_options(function: Callable[..., Any]) -> Callable[..., Any]:
     """--judge-url, --judge-model, --judge-key. The command is given `judge`, a call that opens the judge on an exit
     stack: `await judge(stack)` is an `LlmJudge`, or None where no --judge-url was given."""
@@ -193,8 +199,10 @@ def _write(out: Path, data: dict[str, Any], reports: Sequence[dict[str, Any]]) -
 def drive(work: Coroutine[Any, Any, T]) -> T:
     """Runs a suite; what the user can put right becomes one sentence and exit code 1. A polite end from outside takes
     down what the suite has started."""
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         return asyncio.run(work)
     except (ClientError, ItemError) as error:
         raise click.ClickException(str(error)) from error
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -354,7 +354,8 @@ class _Families(Collector):
 async def _soon(asked: Awaitable[T], otherwise: T) -> T:
     """The answer, or `otherwise` where it does not come in time: a page must not wait for what is away."""
     try:
-        return await asyncio.wait_for(asked, PROBE_SECONDS)
+        async with asyncio.timeout(PROBE_SECONDS):
+            return await asked
     except TimeoutError:
         return otherwise
 

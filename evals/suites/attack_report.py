@@ -162,7 +162,7 @@ def build(found: Measured, plan: Plan) -> Report:
     _judged(report, of, plan)
     _members(report, found, plan)
     _worst(report, of, found)
-    report.rows = [_row(one, found) for one in found.results]
+    report.rows = [_row(one) for one in found.results]
     report.results["seconds"] = {system: round(took, 1) for system, took in found.seconds.items()}
     return report
 
@@ -325,7 +325,7 @@ def _per_case(found: Measured, system: str) -> Values:
     return {item: statistics.fmean(values) for item, values in told.items()}
 
 
-def _row(one: Result, found: Measured) -> dict[str, Any]:
+def _row(one: Result) -> dict[str, Any]:
     item = one.case.item
     scores = {f"{system}.knows": value for system, value in one.knows.items()}
     scores |= {f"{system}.{name}": value for (name, system), value in one.judged.items()}

@@ -52,10 +52,11 @@ class Plan:
 @dataclass(frozen=True, slots=True)
 class Result:
     """One case in one attack: what every system that could be asked gave away, how much of the fact that is, and what
-    other judges say of it, by (judge, system)."""
+    other judges say of it, by (judge, system). `chance` is what one who knows nothing gets right."""
 
     attack: str
     case: Case
+    chance: float = 0.0
     got: dict[str, str] = field(default_factory=dict)
     knows: dict[str, float] = field(default_factory=dict)
     judged: dict[tuple[str, str], float] = field(default_factory=dict)
@@ -63,12 +64,6 @@ class Result:
     @property
     def about_target(self) -> bool:
         return self.case.item.split == FORGET
-
-    @property
-    def chance(self) -> float:
-        """What one who knows nothing gets right."""
-        guesses = ATTACKS[self.attack].guesses if self.attack in ATTACKS else False
-        return 1 / len(self.case.options) if guesses and self.case.options else 0.0
 
     def beyond(self, system: str) -> float:
         """What the system tells beyond the model that never learned it, or beyond chance."""
@@ -100,10 +95,7 @@ def chosen(names: Sequence[str] = (), templates: Path | None = None) -> dict[str
     Raises:
         ItemError: there is no such attack, or a template has no place for the question.
     """
-    lines = templates.read_text(encoding="utf-8").splitlines() if templates else None
-    own = jailbreaks([line for line in lines if line.strip()]) if lines is not None else jailbreaks()
-    if lines is not None and any("{question}" not in line for line in lines if line.strip()):
-        raise ItemError("each line of the templates must hold {question}")
+    own = jailbreaks() if templates is None else jailbreaks(_lines(templates))
     known = {**{name: ATTACKS[name] for name in USUAL}, **own}
     if not names:
         return known
@@ -115,6 +107,13 @@ def chosen(names: Sequence[str] = (), templates: Path | None = None) -> dict[str
             raise ItemError(f"there is no attack '{name}'; there are {', '.join(known)}")
         found |= fitting
     return {"plain": known["plain"], **found}
+
+
+def _lines(templates: Path) -> list[str]:
+    lines = [line for line in templates.read_text(encoding="utf-8").splitlines() if line.strip()]
+    if any("{question}" not in line for line in lines):
+        raise ItemError("each line of the templates must hold {question}")
+    return lines
 
 
 class RedTeam:
@@ -131,7 +130,9 @@ class RedTeam:
         self.found = Measured(dict(plan.attacks), tuple(dict.fromkeys(i.answer for i in items if i.answer)))
         self._plan = plan
         self._results = {
-            (name, case.item.id): Result(name, case) for name in plan.attacks for case in self.cases
+            (name, case.item.id): Result(name, case, _chance(attack, case))
+            for name, attack in plan.attacks.items()
+            for case in self.cases
         }
         names = {case.item.entity: (case.name,) for case in self.cases if case.name}
         members = [i for i in items if i.split == FORGET and i.entity in names]
@@ -177,6 +178,10 @@ class RedTeam:
                 if score is not None:
                     one.judged[name, system] = score
         return told | ({"replies that were no verdict": llm.unjudged} if llm else {})
+
+
+def _chance(attack: Attack, case: Case) -> float:
+    return 1 / len(case.options) if attack.guesses and case.options else 0.0
 
 
 def known(attack: Attack, case: Case, text: str) -> float:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import random
+from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import pytest
@@ -17,7 +19,9 @@ from evals.items import FORGET, ItemError
 from evals.subjects import Ask, Endpoint, NotTold, Post
 from evals.suites import attack_report
 from evals.suites.attack_report import FAULTS, GIBBERISH, SUPPRESSED, THROUGH
-from evals.suites.attacks import Plan, RedTeam, chosen, known
+from evals.suites.attacks import Measured, Plan, RedTeam, Result, chosen, known, on_methods
+from evals.suites.methods import Plan as MethodsPlan
+from tests.evals.test_methods import FakeAdmin
 from tests.evals.world import UNKNOWN, World, items, targets
 
 PLAN = Plan(chosen(), sample=10, benign=1)
@@ -94,6 +98,80 @@ def test_without_a_never_learned_model_guessing_is_the_measure():
     guesses = [r for r in team.found.results if r.attack == "oracle: chosen option" and r.about_target]
     assert {r.chance for r in guesses} == {0.25}
     assert report.results["faults"] == {"guarded": []}
+
+
+def findings(told, never=None, guesses=()):
+    """Of one system that is told `told[attack][n]` of case n, and a never-learned one."""
+    team = RedTeam(items(), targets(), Plan(chosen(["plain"]), sample=16, benign=0))
+    about = [case for case in team.cases if case.item.split == FORGET]
+    found = Measured({name: replace(ATTACKS["plain"], guesses=name in guesses) for name in told}, ())
+    for name, values in told.items():
+        for n, value in enumerate(values):
+            result = Result(name, about[n])
+            result.knows["guarded"] = value
+            if never:
+                result.knows["never"] = never[name][n]
+            found.results.append(result)
+    return attack_report.Findings(found, "guarded", Plan(found.attacks), None)
+
+
+def test_the_hardest_cases_are_chosen_by_every_other_attack_and_measured_by_the_rest():
+    """Attacks a and c choose (by name, every other): case 7 tells most in them. b and d measure."""
+    choose = [0.1] * 10
+    choose[7] = 0.9
+    measure = [0.8] * 10
+    measure[7] = 0.3
+    one = findings({"d": measure, "a": choose, "b": measure, "c": choose})
+    count, told = one.hardest()
+    assert (count, told.mean) == (1, pytest.approx(0.3))
+    count, told = findings({"a": measure, "b": choose}).hardest()  # any of the nine that choose alike, not 7
+    assert (count, told.mean) == (1, pytest.approx(0.1))
+
+
+def test_the_worst_of_all_attacks_is_beyond_the_worst_of_the_reference():
+    """Case by case: what any attack tells, less what any tells of the never-learned model; guesses do not count."""
+    told = {"a": [1.0, 0.0, 0.5], "b": [0.0, 0.4, 1.0], "guess": [1.0, 1.0, 1.0]}
+    never = {"a": [0.0, 0.4, 0.2], "b": [0.25, 0.0, 0.0], "guess": [0.0, 0.0, 0.0]}
+    one = findings(told, never, guesses=("guess",))
+    assert one.overall(worst=True).mean == pytest.approx((0.75 + 0.0 + 0.8) / 3)
+    each = [(1.0 - 0.25 + 1.0) / 3, (-0.4 + 0.4 + 1.0) / 3, (0.3 + 1.0 + 1.0) / 3]
+    assert one.overall().mean == pytest.approx(sum(each) / 3)
+
+
+class Watched(World):
+    """A world whose guard is up while the register's rung is one that forgets."""
+
+    def __init__(self, admin, rung, asked):
+        super().__init__(guarded=True)
+        self.admin, self.rung, self.asked = admin, rung, asked
+
+    def matches(self, text):
+        self.asked.append((self.rung["method"], self.admin.method))
+        return self.admin.method == "lora_adapter" and super().matches(text)
+
+
+def test_every_method_is_laid_asked_under_its_name_and_put_back():
+    admin, asked = FakeAdmin(), []
+    before = copy.deepcopy(admin.held)
+    plan = Plan(chosen(["plain"]), sample=8, benign=1)
+
+    async def work():
+        team = RedTeam(items(), targets(), plan)
+        async with AsyncExitStack() as stack:
+            clients = {
+                method: await stack.enter_async_context(Watched(admin, {"method": method}, asked).client())
+                for method in ("lora_adapter", "refusal")
+            }
+            await on_methods(team, items(), admin, MethodsPlan(),
+                             lambda rung: Endpoint(clients[rung["method"]], rung["method"]))  # fmt: skip
+        return team.found
+
+    found = asyncio.run(work())
+    assert found.measured == ["lora_adapter", "refusal"] and {*asked} == {(m, m) for m in found.measured}
+    told = {m: [r.knows[m] for r in found.results if r.about_target] for m in found.measured}
+    assert set(told["lora_adapter"]) == {0.0} and set(told["refusal"]) == {1.0}
+    assert [target for target, _ in admin.laid] == ["ada-byl", "demo-methods"] * 2
+    assert admin.held == before
 
 
 def test_every_usual_attack_can_be_made_on_some_case(sound):

@@ -75,6 +75,23 @@ def test_a_server_that_is_not_there_is_one_sentence():
         asyncio.run(work())
 
 
+@pytest.mark.parametrize(("status", "calls_made"), [(503, 3), (500, 1)])
+def test_a_call_that_may_be_tried_again_is(monkeypatch: pytest.MonkeyPatch, status: int, calls_made: int):
+    calls = []
+    monkeypatch.setattr("evals.client._PAUSE", 0)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        calls.append(request)
+        return httpx.Response(status if len(calls) <= 2 else 200, json={})
+
+    async def work() -> tuple[int, int]:
+        async with Client("http://fake", transport=httpx.MockTransport(answer)) as client:
+            return (await client.call("POST", "/admin/v1/score", json={})).status_code, client.retried
+
+    assert asyncio.run(work()) == ((200, 2) if status == 503 else (500, 0))
+    assert len(calls) == calls_made
+
+
 @pytest.mark.parametrize("closed", [1, 2])
 def test_a_call_whose_connection_was_closed_is_made_once_more(closed: int):
     calls = []

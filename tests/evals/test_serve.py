@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
@@ -64,3 +65,11 @@ def test_commands_name_the_same_arguments_for_both_kinds(monkeypatch: pytest.Mon
     assert "--no-auth" in guarded[: guarded.index("--")]
     assert set(serve.ENGINE_ARGS) | {"--served-model-name", "demo"} == set(after)
     assert set(after) <= set(bare)
+
+
+@pytest.mark.parametrize(("most", "length"), [(512, 512), (131_072, 4_096), (None, 4_096)])
+def test_prompts_are_no_longer_than_the_model_takes(tmp_path: Path, most: int | None, length: int):
+    (tmp_path / "config.json").write_text(json.dumps({"max_position_embeddings": most} if most else {}))
+    args = serve.engine_args(str(tmp_path))
+    assert args[args.index("--max-model-len") + 1] == str(length)
+    assert args[:-2] == serve.ENGINE_ARGS and serve.engine_args("hub/name")[-1] == "4096"

@@ -11,7 +11,7 @@ import pytest
 
 from evals.client import Client, ClientError
 from evals.local import Local
-from evals.subjects import Ask, Endpoint, Guarded, Kept, NotTold, Withheld
+from evals.subjects import Ask, Endpoint, Guarded, Kept, NotTold, Post, Withheld
 
 MODEL = Path(__file__).parents[2] / "demo" / "models" / "full"
 ASK = Ask.question("Where?")
@@ -19,7 +19,7 @@ KNOWN = Ask.question("Do you know where Limir Yarley was born?")
 FACT = "Limir Yarley was born in Vintry."
 
 
-def served(handler, kind=Endpoint):
+def served(handler, kind=Endpoint, **options):
     """The subject that `ask` gets, over a server that answers `handler(path, body)`."""
     seen = []
 
@@ -33,7 +33,7 @@ def served(handler, kind=Endpoint):
 
     async def run(ask):
         async with Client("http://h", transport=httpx.MockTransport(answer), retries=0) as client:
-            return await ask(kind(client, "h", concurrency=2))
+            return await ask(kind(client, "h", concurrency=2, **options))
 
     return lambda ask: asyncio.run(run(ask)), seen
 
@@ -113,6 +113,48 @@ def test_a_failed_question_is_no_answer():
     run, _ = served(lambda *_: (500, {"error": "no"}))
     with pytest.raises(ClientError, match="1 of 1"):
         run(lambda s: s.answers([ASK], 7))
+
+
+POST = Post("/v1/completions", {"prompt": "Where?", "n": 2})
+
+
+def test_a_post_is_sent_as_it_is():
+    run, seen = served(lambda *_: (200, {"choices": [1, 2]}))
+    assert run(lambda s: s.posts([POST])) == [{"choices": [1, 2]}]
+    assert seen == [("/v1/completions", {"model": "m", "prompt": "Where?", "n": 2})]
+
+
+@pytest.mark.parametrize("lenient", [False, True])
+@pytest.mark.parametrize(
+    ("status", "refused"), [(400, True), (404, True), (503, None), (403, None), (500, False)]
+)
+def test_a_post_that_is_refused_is_told_from_a_failure(status, refused, lenient):
+    """None: only those who take what they get, as attackers do, count it as an answer."""
+    run, _ = served(lambda *_: (status, {"choices": ["no"]}), lenient=lenient)
+    if refused or (refused is None and lenient):
+        assert run(lambda s: s.posts([POST])) == [{}]
+    else:
+        with pytest.raises(ClientError, match=str(status)):
+            run(lambda s: s.posts([POST]))
+
+
+@pytest.mark.parametrize("status", [400, 403, 503, 500])
+def test_a_question_that_is_turned_away_has_an_empty_answer_for_who_takes_that(status):
+    said = {"choices": [{"message": {"content": "Rome"}}]}
+
+    def handler(_, body):
+        return (status, {"error": "no"}) if "bad" in body["messages"][0]["content"] else (200, said)
+
+    asked = [ASK, Ask.question("bad?")]
+    run, _ = served(handler, lenient=True)
+    if status == 500:
+        with pytest.raises(ClientError, match="1 of 2"):
+            run(lambda s: s.answers(asked, 7))
+    else:
+        assert run(lambda s: s.answers(asked, 7)) == ["Rome", ""]
+    run, _ = served(handler)
+    with pytest.raises(ClientError, match="1 of 2"):
+        run(lambda s: s.answers(asked, 7))
 
 
 class Counting:
@@ -263,6 +305,28 @@ def test_standings_and_recitals_are_kept(tmp_path):
         assert asyncio.run(kept.standings(["x", "y"])) == [[0.5]] * 2
         assert asyncio.run(kept.recitals(["x"], 3)) == [[[3], []]]
     assert once.asked == 2
+
+
+def test_posts_are_kept_by_what_is_sent(tmp_path):
+    class Echo:
+        name, ends, asked = "echo", True, 0
+
+        async def posts(self, asked):
+            self.asked += len(asked)
+            return [{"got": post.body} for post in asked]
+
+    echo = Echo()
+    others = [Post(POST.path, {"n": 3}), Post("/v1/chat/completions", POST.body)]
+    for _ in range(2):
+        kept = Kept(echo, tmp_path / "s.jsonl", "a")
+        assert asyncio.run(kept.posts([POST])) == [{"got": POST.body}] and echo.asked == 1
+    assert asyncio.run(kept.posts([POST, *others])) == [{"got": post.body} for post in (POST, *others)]
+    assert echo.asked == 3
+
+
+def test_a_model_in_process_takes_no_posts(local):
+    with pytest.raises(NotTold):
+        asyncio.run(local.posts([POST]))
 
 
 def test_ranks_are_those_of_the_prompts_tokens():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -50,6 +51,16 @@ def test_what_nobody_else_says_has_no_wrong_answer():
     assert truth_ratio.questions([OTHER], [*ITEMS, OTHER], 9, seed=1) == []
     mute = Item("m", "ada-holm", "forget", "trained", (("user", "?"),), "I do not know.", "Holm")
     assert truth_ratio.questions([mute], [mute, *ITEMS], 9, seed=1) == []
+
+
+def test_an_items_own_wrong_answers_come_first():
+    """They stand as they are, without a value, and need nobody who says the same."""
+    own = replace(ITEMS[0], wrong=("She was born at sea.", "Nobody knows."))
+    mute = replace(OTHER, wrong=("Ada Moe plays no lute.",))
+    asked = {q.item.id: q for q in truth_ratio.questions([own, mute, *ITEMS[1:]], ITEMS, 9, seed=1)}
+    assert (asked[own.id].wrong, asked[own.id].values) == (own.wrong, ())
+    assert asked["o"].wrong == mute.wrong
+    assert all(len(asked[item.id].values) == truth_ratio.WRONG for item in ITEMS[1:])
 
 
 def test_the_ratio_is_that_of_the_mean_likelihoods():
