@@ -115,6 +115,16 @@ class AuditSettings(_Section):
     retain_days: float = Field(365, gt=0)
 
 
+class LoggingSettings(_Section):
+    format: Literal["text", "json"] = "text"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class TracingSettings(_Section):
+    endpoint: Annotated[str, Field(pattern=r"^https?://")] | None = None
+    sample: float | None = Field(None, ge=0, le=1)
+
+
 class AuthSettings(_Section):
     no_auth: bool = False
     demo: bool = False
@@ -138,6 +148,8 @@ class Settings(_Section):
     jobs: JobSettings = JobSettings()
     decision_log: DecisionLogSettings = DecisionLogSettings()
     audit: AuditSettings = AuditSettings()
+    logging: LoggingSettings = LoggingSettings()
+    tracing: TracingSettings = TracingSettings()
     auth: AuthSettings = AuthSettings()
     target_defaults: dict[str, Any] = Field(default_factory=dict)
 

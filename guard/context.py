@@ -11,8 +11,30 @@ import contextvars
 from dataclasses import dataclass, field
 from typing import Any
 
-from guard.errors import LetheError
-from guard.types import Admission, AppliedEdit, Match, Message
+from guard.errors import LetheError, Reason
+from guard.types import Admission, AppliedEdit, Decision, Match, Message
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """One prompt that was judged: when, in seconds since the epoch, how long it took, and the decision or why there is
+    none. `bypassed`: it failed, and was passed over."""
+
+    began_at: float
+    seconds: float
+    decision: Decision | None = None
+    failure: Reason | None = None
+    bypassed: bool = False
+
+
+@dataclass(slots=True)
+class Usage:
+    """What an answer has cost, as its client is told: tokens of its own prompts and of the answers, and why these
+    ended."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    finish_reasons: list[str] = field(default_factory=list)
 
 
 @dataclass
@@ -24,6 +46,8 @@ class RequestContext:
     route: str
     received_at: float
     tenant: str | None = None
+    request_id: str | None = None  # the client's own
+    trace_id: str | None = None  # of the trace that the request is a part of, where traces are kept
     model: str | None = None
     stream: bool = False
     messages: tuple[Message, ...] = ()
@@ -31,6 +55,8 @@ class RequestContext:
     must_parse: bool = False  # the client asked for JSON or a forced tool call: prose would break its parser
     tools: bool = False  # the request offers tools: an answer may be a call that somebody parses
     admissions: dict[tuple[int, ...], Admission] = field(default_factory=dict)
+    judgements: list[Judgement] = field(default_factory=list)
+    usage: Usage = field(default_factory=Usage)
     beams: dict[tuple[int, ...], tuple[Admission, int]] = field(
         default_factory=dict
     )  # the engine client's own

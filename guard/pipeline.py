@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass, field, replace
 
 from guard import interventions
-from guard.context import RequestContext
+from guard.context import Judgement, RequestContext
 from guard.crypto import Secrets
 from guard.decide import decide
 from guard.detection.base import CompiledTarget
@@ -70,6 +70,7 @@ class Guard:
     refuse_unread: bool = False
     extent: Extent = field(default_factory=Extent)
     bypasses: int = 0
+    clock: Callable[[], float] = time.time
     _judging: int = 0
 
     @property
@@ -78,11 +79,28 @@ class Guard:
         return self._judging
 
     async def admit(self, prompt: Prompt, context: RequestContext | None) -> Admission:
-        """The decision on `prompt` with the plan that carries it out.
+        """The decision on `prompt` with the plan that carries it out; the context is told of the judgement.
 
         Raises:
             GuardUnavailable: the prompt could not be judged in time or at all, and a target forbids to answer.
         """
+        began_at, started, events = self.clock(), time.perf_counter(), len(context.events) if context else 0
+        admission: Admission | None = None
+        failure: Reason | None = None
+        try:
+            admission = await self._admit(prompt, context)
+            return admission
+        except Exception as error:
+            failure = getattr(error, "reason", "detection")
+            raise
+        finally:
+            if context is not None and (admission or failure):
+                bypassed = any(event["event"] == "bypass" for event in context.events[events:])
+                decision = admission.decision if admission else None
+                seconds = time.perf_counter() - started
+                context.judgements.append(Judgement(began_at, seconds, decision, failure, bypassed))
+
+    async def _admit(self, prompt: Prompt, context: RequestContext | None) -> Admission:
         snapshot = self.snapshot()
         started = time.perf_counter()
         detections, timings, unread = await self._detect(snapshot, prompt, context)

@@ -27,7 +27,7 @@ from server.admin import Services as AdminServices
 from server.admin import admin_router
 from server.auth import Authenticator
 from server.checks import Checker, Scorer
-from server.gate import GateServices
+from server.gate import GateServices, Tracer
 from server.guardrail import Guardrail, guardrail_router
 from server.health import health_router
 from server.jobs import Runner
@@ -111,7 +111,9 @@ class Live:
         ]
 
 
-def attach(app: FastAPI, services: Services, engine: GuardedAsyncLLM, proof: Proof) -> None:
+def attach(
+    app: FastAPI, services: Services, engine: GuardedAsyncLLM, proof: Proof, tracing: Tracer | None = None
+) -> None:
     """Mount what is ours and hand the gate its services."""
     live = Live(services, engine, proof)
     limits = services.settings.limits
@@ -168,4 +170,5 @@ def attach(app: FastAPI, services: Services, engine: GuardedAsyncLLM, proof: Pro
         max_n=limits.max_n,
         judge_tools=services.guard.tools,
         still=services.guard.still,
+        tracing=tracing,
     )

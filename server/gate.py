@@ -21,9 +21,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from guard import context as request_context
 from guard.context import RequestContext
 from guard.errors import LetheError, NotFound, TooLarge, Unauthorized
-from server import bodies, tools
+from server import access, bodies, tools
 from server.auth import Permission
-from server.responder import NO_STORE, Responder, request_id_header, send_error
+from server.responder import NO_STORE, Responder, request_id, request_id_header, send_error
 from server.routes import Access, Route, find
 from server.stored import ResponseOwners, Still, read_again
 
@@ -32,6 +32,20 @@ DEMANDS = {
     Access.METRICS: Permission.METRICS,
     Access.CONTROL: Permission.ENGINE,
 }
+
+
+class Tracer(Protocol):
+    """Who makes spans of requests (`server.tracing`)."""
+
+    def begin(self, scope: Scope, context: RequestContext) -> Traced: ...
+
+
+class Traced(Protocol):
+    """The span of one request."""
+
+    def carried(self, scope: Scope) -> Scope: ...
+
+    def end(self, context: RequestContext, status: int, finished_at: float) -> None: ...
 
 
 class Caller(Protocol):
@@ -59,6 +73,7 @@ class GateServices:
     still: Still
     clock: Callable[[], float] = time.time
     owners: ResponseOwners = field(default_factory=ResponseOwners)
+    tracing: Tracer | None = None
 
 
 class Gate:
@@ -71,7 +86,7 @@ class Gate:
         if scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         elif scope["type"] == "http":
-            await self._serve(scope, receive, send)
+            await access.logged(self._serve, scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
@@ -83,6 +98,7 @@ class Gate:
             if route is None:
                 raise NotFound(f"There is no route {scope['method']} {scope['path']}.")
             caller = self._authorise(services, route, scope, headers)
+            scope[access.TENANT] = caller.tenant
             if "{response_id}" in route.path:
                 made = services.owners.find(scope["path"].split("/")[3], caller.tenant)
                 if scope["method"] == "GET":
@@ -137,6 +153,10 @@ class Gate:
         headers = Headers(scope=scope)
         tenant = caller.tenant
         context = RequestContext(uuid.uuid4().hex, route.path, services.clock(), tenant=tenant)
+        context.request_id = request_id(headers)
+        traced = services.tracing.begin(scope, context) if services.tracing and route.generates else None
+        if traced is not None:
+            scope[access.TRACE], scope = context.trace_id, traced.carried(scope)
         responder = Responder(send, context, headers, generates=route.generates, clock=services.clock)
         token = request_context.enter(context)
         try:
@@ -156,6 +176,8 @@ class Gate:
         finally:
             request_context.leave(token)
             failed = context.failure is not None and context.failure.status >= 500
+            if traced is not None:
+                traced.end(context, responder.status, services.clock())
             if context.admissions or context.withheld or failed:
                 services.record(context, responder.status, services.clock())
 

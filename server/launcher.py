@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import logging
 import os
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
 
+from guard import logs
 from guard.artifacts import ArtifactStore, weights_folder
 from guard.audit import DecisionLog
 from guard.config import Settings, load_settings
@@ -39,7 +41,9 @@ from server.upkeep import Chore, keep
 
 if TYPE_CHECKING:
     from server.app import Services
+    from server.tracing import Tracing
 
+log = logging.getLogger("lethe.server")
 ROOT = Path(__file__).resolve().parents[1]
 DEMO_MODEL = ROOT / "demo" / "models" / "full"
 DEMO_TARGETS = ROOT / "demo" / "targets.jsonl"
@@ -64,10 +68,12 @@ def serve(options: ServeOptions) -> None:
     Raises:
         ConfigError, StartupError: one plain sentence; nothing was served.
     """
-    settings = settings_of(options)
+    with logs.held():
+        settings = settings_of(options)
+        logged = logs.configure(settings.logging.format, settings.logging.level, settings.data_dir)
     from guard.engine import launch, serving  # vLLM takes seconds to import; bad settings are told before
 
-    launch.pin_environment()
+    launch.pin_environment(logging=logged)
     argv = launch.guarded_args(
         vllm_argv(options, settings), layers=settings.engine.layers, adapters=settings.adapters
     )
@@ -115,7 +121,8 @@ def vllm_argv(options: ServeOptions, settings: Settings) -> list[str]:
     model = str(DEMO_MODEL) if options.demo else str(options.model)
     demo = DEMO_ARGS if options.demo else []
     place = ["--host", settings.server.host, "--port", str(settings.server.port)]
-    return ["--model", model, *demo, *place, *options.vllm_args]
+    bars = ["--no-use-tqdm-on-load"] if settings.logging.format == "json" else []  # a bar is no line
+    return ["--model", model, *demo, *place, *bars, *options.vllm_args]
 
 
 @asynccontextmanager
@@ -227,7 +234,7 @@ def announce(store: Store, settings: Settings) -> None:
     if key is not None:
         print(f"Admin key (shown once): {key}", file=sys.stderr, flush=True)
     if settings.auth.no_auth:
-        print("Warning: --no-auth lets anybody who reaches this server use it.", file=sys.stderr, flush=True)
+        log.warning("--no-auth lets anybody who reaches this server use it")
 
 
 def _plain(secret: SecretStr | None) -> str | None:
@@ -251,12 +258,30 @@ async def _serve(settings: Settings, args: Any, *, seed_demo: bool) -> None:
             services.jobs.start(Model(weights_folder(engine.model_config.model), workers.base_model))
             try:
                 app = await serving.application(engine, args)
-                attach(app, services, engine, proof)
-                print(f"Lethe is ready on http://{args.host}:{args.port}", file=sys.stderr, flush=True)
-                await serving.serve_until_stopped(app, args, sock)
+                async with traces(settings, lambda model: serving.serves(app, model)) as tracing:
+                    attach(app, services, engine, proof, tracing)
+                    print(f"Lethe is ready on http://{args.host}:{args.port}", file=sys.stderr, flush=True)
+                    await serving.serve_until_stopped(app, args, sock)
             finally:
                 await services.jobs.close()
                 await services.register.detach()
+
+
+@asynccontextmanager
+async def traces(settings: Settings, serves: Callable[[str], bool]) -> AsyncIterator[Tracing | None]:
+    """What makes spans, None where nobody wants them; what waits is sent at the end."""
+    from server import tracing
+
+    wanted = settings.tracing
+    endpoint = tracing.endpoint_of(wanted, os.environ)
+    if endpoint is None:
+        yield None
+        return
+    found = tracing.Tracing(tracing.exporter(endpoint, os.environ), serves, sample=wanted.sample)
+    try:
+        yield found
+    finally:
+        await asyncio.to_thread(found.close)
 
 
 async def seed(services: Services) -> None:

@@ -18,6 +18,7 @@ from server import errors, wire
 
 REQUEST_ID_LENGTH = 256
 NO_STORE = (b"cache-control", b"no-store")
+DECISION_ID = "x-lethe-decision-id"
 
 
 class Responder:
@@ -144,15 +145,19 @@ class Responder:
         return out
 
     def _id_header(self) -> list[tuple[bytes, bytes]]:
-        return [(b"x-lethe-decision-id", self._context.decision_id.encode())] if self._generates else []
+        return [(DECISION_ID.encode(), self._context.decision_id.encode())] if self._generates else []
+
+
+def request_id(headers: Headers) -> str | None:
+    """The client's `x-request-id`; None if it sent none that can stand in a header."""
+    value = headers.get("x-request-id", "")
+    return value if value.isascii() and 0 < len(value) <= REQUEST_ID_LENGTH else None
 
 
 def request_id_header(headers: Headers) -> list[tuple[bytes, bytes]]:
-    """The client's `x-request-id`, to be echoed; nothing if it sent none that can stand in a header."""
-    value = headers.get("x-request-id", "")
-    return (
-        [(b"x-request-id", value.encode())] if value.isascii() and 0 < len(value) <= REQUEST_ID_LENGTH else []
-    )
+    """The client's `x-request-id`, to be echoed."""
+    value = request_id(headers)
+    return [(b"x-request-id", value.encode())] if value else []
 
 
 async def send_error(

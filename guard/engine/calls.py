@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from vllm.outputs import RequestOutput
-from vllm.sampling_params import SamplingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from guard.context import RequestContext
 from guard.engine.answers import Disguise
@@ -77,6 +77,20 @@ def note(context: RequestContext | None, admission: Admission, applied: Sequence
         methods = [c.method for c in admission.decision.chosen] or ["refusal"]
         context.applied += [m for m in methods if m not in context.applied]
         context.edits += applied
+
+
+def note_usage(call: Call, output: RequestOutput, kind: RequestOutputKind) -> None:
+    """Tell the request's context what its client is told of this output. Steps of a beam search are no answers."""
+    if call.context is None or call.beam:
+        return
+    usage = call.context.usage
+    for answer in output.outputs:
+        if kind is not RequestOutputKind.CUMULATIVE or answer.finished():
+            usage.output_tokens += len(answer.token_ids)
+        if answer.finish_reason is not None:
+            usage.finish_reasons.append(answer.finish_reason)
+    if output.finished:
+        usage.input_tokens += len(call.read.token_ids)
 
 
 def remember_beams(call: Call, verdict: Verdict, output: RequestOutput) -> None:

@@ -23,7 +23,7 @@ from guard.context import RequestContext, current
 from guard.detection.literals import Hit
 from guard.engine import rewriting
 from guard.engine.answers import Disguise, folded
-from guard.engine.calls import CUT, Call, Verdict, note, remember_beams, salted
+from guard.engine.calls import CUT, Call, Verdict, note, note_usage, remember_beams, salted
 from guard.engine.edits import KEY, Order, fingerprint, to_wire
 from guard.engine.failures import NotLive, on_the_wire
 from guard.engine.lora import Adapters, adapter_of
@@ -101,6 +101,7 @@ class GuardedAsyncLLM(AsyncLLM):
             async with aclosing(self._deltas(call, verdict)) as deltas:
                 async for output in folded(deltas, sampling_params.output_kind):
                     remember_beams(call, verdict, output)
+                    note_usage(call, output, sampling_params.output_kind)
                     yield output
         except LetheError as error:
             raise _failed(error, context) from error

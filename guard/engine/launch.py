@@ -15,6 +15,7 @@ import shutil
 from collections.abc import Iterator, MutableMapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from guard.config import AdapterSettings
@@ -46,6 +47,12 @@ _REFUSED = {
     "--grpc": "its server does not pass through the guard's HTTP gate",
     "--data-parallel-external-lb": "the guard drives one engine",
     "--data-parallel-hybrid-lb": "the guard drives one engine",
+    "--enable-log-requests": "it writes prompts into the log",
+    "--enable-log-outputs": "it writes answers into the log",
+    "--log-error-stack": "it writes parts of requests into the log",
+    "--log-config-file": "set logging.format and logging.level",
+    "--logging-config": "set logging.format and logging.level",
+    "--log-level": "set logging.level",
 }
 _ONLY_ONE = ("--api-server-count", "--data-parallel-size", "--pipeline-parallel-size")
 _SHORT = {
@@ -71,8 +78,9 @@ class Proof:
     moved: float
 
 
-def pin_environment(environ: MutableMapping[str, str] = os.environ) -> None:
-    """Set what vLLM reads from the environment before any of it is imported.
+def pin_environment(environ: MutableMapping[str, str] = os.environ, *, logging: Path | None = None) -> None:
+    """Set what vLLM reads from the environment before any of it is imported. `logging` is the file from which each of
+    its processes sets up its log.
 
     Raises:
         ConfigError: a variable asks for a part of vLLM that does not pass through the guard.
@@ -82,11 +90,18 @@ def pin_environment(environ: MutableMapping[str, str] = os.environ) -> None:
     for name, why in (
         ("VLLM_USE_RUST_FRONTEND", "it bypasses the guard"),
         ("VLLM_DISABLE_REQUEST_ID_RANDOMIZATION", "requests with equal ids could be mixed up"),
+        ("VLLM_DEBUG_LOG_API_SERVER_RESPONSE", "it writes answers into the log"),
         ("PROMETHEUS_MULTIPROC_DIR", "one process serves here, and /metrics would count it twice"),
     ):
         if environ.get(name, "0").lower() not in ("", "0", "false"):
             raise ConfigError(f"{name} is set, but {why}; unset it.")
     environ["VLLM_USE_V2_MODEL_RUNNER"] = "0"
+    if logging is not None:
+        if environ.get("VLLM_LOGGING_CONFIG_PATH") not in (None, "", str(logging)):
+            raise ConfigError(
+                "VLLM_LOGGING_CONFIG_PATH cannot be used: set logging.format and logging.level."
+            )
+        environ["VLLM_CONFIGURE_LOGGING"], environ["VLLM_LOGGING_CONFIG_PATH"] = "1", str(logging)
     environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     if not _has_compiler(environ):
         # vLLM compiles some small functions of its sampler also where the model runs eagerly, and dies of a missing

@@ -18,12 +18,16 @@ from fastapi import FastAPI
 from guard.engine.client import GuardedAsyncLLM
 from guard.engine.launch import install
 from guard.engine.reading import read
-from guard.errors import BadRequest, StartupError
+from guard.errors import BadRequest, ConfigError, StartupError
 from guard.types import Message, Prompt
 
 
 def parse(argv: list[str]) -> Namespace:
-    """vLLM's server arguments; vLLM's parser prints what is wrong with them and exits with 2."""
+    """vLLM's server arguments; vLLM's parser prints what is wrong with them and exits with 2.
+
+    Raises:
+        ConfigError: they would write what clients send into the log.
+    """
     from vllm.entrypoints.launchers.cli_args import make_arg_parser, validate_parsed_serve_args
     from vllm.utils.argparse_utils import FlexibleArgumentParser
 
@@ -31,6 +35,9 @@ def parse(argv: list[str]) -> Namespace:
     if getattr(args, "model_tag", None):
         args.model = args.model_tag
     validate_parsed_serve_args(args)
+    if args.enable_log_requests:  # by an abbreviation of the option, which vLLM's parser takes too
+        raise ConfigError("--enable-log-requests cannot be used: it writes prompts into the log.")
+    args.log_error_stack = False  # on by itself in vLLM's mode for developers; it writes parts of requests
     return args
 
 
@@ -88,7 +95,8 @@ async def serve_until_stopped(app: FastAPI, args: Namespace, sock: socket.socket
         host=args.host,
         port=args.port,
         log_level=args.uvicorn_log_level,
-        access_log=not args.disable_uvicorn_access_log,
+        access_log=False,  # its lines hold raw paths; ours are written by the gate
+        log_config=None,  # as this process is set up already
         ssl_keyfile=args.ssl_keyfile,
         ssl_certfile=args.ssl_certfile,
         ssl_ca_certs=args.ssl_ca_certs,
@@ -98,6 +106,12 @@ async def serve_until_stopped(app: FastAPI, args: Namespace, sock: socket.socket
         h11_max_header_count=args.h11_max_header_count,
     )
     await shutdown
+
+
+def serves(app: FastAPI, model: str) -> bool:
+    """Whether a client may ask for the model by this name: that of the served one, or of an adapter."""
+    models = app.state.openai_serving_models
+    return models.is_base_model(model) or model in models.lora_requests
 
 
 async def render(

@@ -67,6 +67,13 @@ def test_what_the_operator_set_is_kept():
         ["-dp=2"],
         ["--pipeline-parallel-size", "2"],
         ["--additional-config", "{"],
+        ["--enable-log-requests"],
+        ["--enable_log_requests"],
+        ["--enable-log-outputs"],
+        ["--log-error-stack"],
+        ["--log-config-file", "log.json"],
+        ["--logging-config.formatter", "json"],
+        ["--log-level=DEBUG"],
     ],
 )
 def test_options_that_go_round_the_guard_are_refused(flags):
@@ -83,6 +90,29 @@ def test_the_environment_is_pinned():
     launch.pin_environment(environ)
     assert environ["VLLM_USE_V2_MODEL_RUNNER"] == "0"
     launch.pin_environment(environ)
+
+
+def test_vllms_processes_log_as_ours_does(tmp_path):
+    environ = {"VLLM_CONFIGURE_LOGGING": "0"}
+    for _ in range(2):
+        launch.pin_environment(environ, logging=tmp_path)
+    assert (environ["VLLM_LOGGING_CONFIG_PATH"], environ["VLLM_CONFIGURE_LOGGING"]) == (str(tmp_path), "1")
+    with pytest.raises(ConfigError, match="VLLM_LOGGING_CONFIG_PATH"):
+        launch.pin_environment({"VLLM_LOGGING_CONFIG_PATH": "/mine.json"}, logging=tmp_path)
+
+
+@pytest.mark.parametrize("flag", ["--enable-log-req", "--enable-log-requests"])
+def test_an_abbreviation_of_an_option_that_logs_prompts_is_refused(flag):
+    from guard.engine import serving
+
+    with pytest.raises(ConfigError, match="prompts"):
+        serving.parse([*MODEL, flag])
+
+
+def test_stacks_of_errors_stay_out_of_the_log(monkeypatch):
+    from guard.engine import serving
+
+    assert serving.parse([*MODEL, "--log-error-st"]).log_error_stack is False
 
 
 def test_the_operators_own_environment_is_kept():
@@ -114,6 +144,7 @@ def test_without_a_compiler_nothing_is_compiled(tmp_path):
         ("VLLM_USE_RUST_FRONTEND", "true"),
         ("VLLM_DISABLE_REQUEST_ID_RANDOMIZATION", "1"),
         ("PROMETHEUS_MULTIPROC_DIR", "/tmp/metrics"),
+        ("VLLM_DEBUG_LOG_API_SERVER_RESPONSE", "true"),
     ],
 )
 def test_an_environment_that_goes_round_the_guard_is_refused(name, value):

@@ -57,6 +57,7 @@ class Engine:
         self.runs = 1
         self.events = []
         self.hangs = False
+        self.notes = lambda context: None
 
     async def check_health(self):
         if self.hangs:
@@ -68,6 +69,8 @@ class Engine:
     async def chat(self, request: Request):
         """As the engine client does it: judged, then told to the request's context."""
         body, context = await request.json(), request_context.current()
+        self.headers = request.headers
+        self.notes(context)
         text = body["messages"][-1]["content"]
         prompt = Prompt(text, tuple(map(ord, text)), messages=context.messages)
         for _ in range(self.runs):
