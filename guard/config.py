@@ -39,6 +39,7 @@ SHORT_NAMES = {
 }
 OTHER_VARIABLES = ("LETHE_CONFIG", "LETHE_SERVER")  # read by the command line, not settings
 _REFERENCE = re.compile(r"\$(\$\{)|\$\{([A-Za-z_][A-Za-z0-9_]*)(?::([^}]*))?\}")
+_FILE_ONLY = ("target_defaults", "tenants.limits")
 _DEFAULTABLE = ("mode", "intervention", "threshold", "reply", "policy")
 
 
@@ -99,6 +100,23 @@ class LimitSettings(_Section):
     max_n: int = Field(64, ge=1, le=16_384)
 
 
+class TenantLimits(_Section):
+    requests_per_minute: int | None = Field(None, ge=1)
+    tokens_per_minute: int | None = Field(None, ge=1)
+    tokens_per_day: int | None = Field(None, ge=1)
+    concurrent: int | None = Field(None, ge=1)
+
+
+class TenantSettings(_Section):
+    defaults: TenantLimits = TenantLimits()
+    limits: dict[str, TenantLimits] = Field(default_factory=dict)
+
+    def of(self, tenant: str | None) -> TenantLimits:
+        """The limits of a tenant: its own, and the defaults for what it does not name."""
+        own = self.limits.get(tenant) if tenant is not None else None
+        return self.defaults.model_copy(update=own.model_dump(exclude_unset=True)) if own else self.defaults
+
+
 class JobSettings(_Section):
     parallel: int = Field(1, ge=0, le=64)
     nice: int = Field(10, ge=0, le=19)
@@ -145,6 +163,7 @@ class Settings(_Section):
     engine: EngineSettings = EngineSettings()
     adapters: AdapterSettings = AdapterSettings()
     limits: LimitSettings = LimitSettings()
+    tenants: TenantSettings = TenantSettings()
     jobs: JobSettings = JobSettings()
     decision_log: DecisionLogSettings = DecisionLogSettings()
     audit: AuditSettings = AuditSettings()
@@ -259,10 +278,8 @@ def _override(
             # Not refused: Kubernetes sets LETHE_SERVICE_HOST and the like beside a service called lethe.
             logger.warning("The environment variable %s is not known; did you mean %s?", variable, near[0])
         return
-    if key == "target_defaults":
-        raise ConfigError(
-            f"{variable} cannot be given in the environment; write target_defaults into the file."
-        )
+    if key in _FILE_ONLY:
+        raise ConfigError(f"{variable} cannot be given in the environment; write {key} into the file.")
     if not value:
         return  # an empty variable is how shells and compose files say "not set"
     *sections, name = key.split(".")

@@ -8,6 +8,7 @@ what was already judged, and the middleware sees the verdict when it writes the 
 from __future__ import annotations
 
 import contextvars
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,6 +67,9 @@ class RequestContext:
     events: list[dict[str, Any]] = field(default_factory=list)
     replaced: bool = False  # the reply of a target took the place of an answer: it has no likelihoods
     broken: bool = False  # an answer ended within something that is parsed as a whole
+    spend: Callable[[int], None] | None = (
+        None  # hears of tokens as they are read and said, for the tenant's limits
+    )
     begun_at: float | None = None  # when the first byte of the answer left
     failure: LetheError | None = None  # set by whoever raises it, so that the gate answers it in one shape
 

@@ -8,6 +8,7 @@ LetheError
  |- NotFound              404
  |- PreconditionFailed    412  If-Match names another version
  |- TargetRefused         422  the target cannot be registered as it is (fields names what, rate is measured)
+ |- RateLimited           429  the tenant has used up what it may (headers say when to come back)
  |- ArtifactError         422  an artifact is not whole, does not fit, or has no effect
  |- GuardUnavailable      503  the guard cannot vouch for an answer; safe to retry
  |- ConfigError                configuration, environment or command line; ends the process with one sentence
@@ -17,11 +18,16 @@ LetheError
 from __future__ import annotations
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 Reason = Literal["timeout", "queue", "detection", "output", "edit", "adapter", "engine", "store", "other"]
 """What kept the guard from vouching: a judgement of the prompt was late, found too many others waiting, or failed; one
 of the answer failed; an edit was not confirmed; an adapter is not to be had; engine or store do not answer."""
+
+
+Limit = Literal["requests", "tokens", "concurrent", "day"]
+"""What a tenant may use: requests and tokens in a minute, requests at once, tokens in a day."""
 
 
 class LetheError(Exception):
@@ -30,6 +36,7 @@ class LetheError(Exception):
     status = 500
     code = "internal_error"
     kind = "server_error"
+    headers: Mapping[str, str] = MappingProxyType({})  # beside those that every answer of the status has
 
     def __init__(self, message: str, *, param: str | None = None, details: Mapping[str, Any] | None = None):
         super().__init__(message)
@@ -64,6 +71,19 @@ class PreconditionFailed(LetheError):
 
 class TargetRefused(LetheError):
     status, code, kind = 422, "target_refused", "invalid_request_error"
+
+
+class RateLimited(LetheError):
+    """`limit` is what was used up. OpenAI's clients know type and code, and try again when `Retry-After` says so."""
+
+    status = 429
+
+    def __init__(self, message: str, limit: Limit, headers: Mapping[str, str]) -> None:
+        super().__init__(message)
+        self.limit, self.headers = limit, headers
+        used_up = limit == "day"
+        self.kind = "insufficient_quota" if used_up else "tokens" if limit == "tokens" else "requests"
+        self.code = "insufficient_quota" if used_up else "rate_limit_exceeded"
 
 
 class ArtifactError(LetheError):

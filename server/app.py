@@ -31,6 +31,7 @@ from server.gate import GateServices, Tracer
 from server.guardrail import Guardrail, guardrail_router
 from server.health import health_router
 from server.jobs import Runner
+from server.limits import Limiter
 from server.metrics import Metrics, Sources
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class Services:
     evidence: Evidence
     guard: Guard
     replica: Replica
+    limiter: Limiter
     open_inference: bool
 
 
@@ -163,6 +165,7 @@ def attach(
     app.openapi_schema = None
     app.state.lethe = GateServices(
         require=services.authenticator.require,
+        admit=services.limiter.admit,
         record=record,
         failed=metrics.failed,
         open_inference=services.open_inference,

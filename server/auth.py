@@ -86,6 +86,13 @@ class Principal:
     def may(self, permission: Permission) -> bool:
         return permission in PERMISSIONS[self.role]
 
+    @property
+    def account(self) -> str | None:
+        """Whose limits bind what it asks for: its tenant's, else its own; an admin's are none."""
+        if self.tenant is not None:
+            return f"tenant:{self.tenant}"
+        return None if self.role == "admin" else f"key:{self.key_id}"
+
 
 class Authenticator:
     """Knows every key by digest in memory: a request costs no query, and a revocation takes effect at once.

@@ -30,7 +30,7 @@ def response(error: Exception) -> JSONResponse:
         content = body(error.message, error.kind, error.code, error.param)
         # Details, such as the rate of a refused target, stand beside the four fields and never replace them.
         content["error"] = {**error.details, **content["error"]}
-        return JSONResponse(content, error.status, headers=_headers(error.status))
+        return JSONResponse(content, error.status, headers={**_headers(error.status), **error.headers})
     if isinstance(error, RequestValidationError):
         param, message = _invalid(error)
         return JSONResponse(body(message, "invalid_request_error", "bad_request", param), 400)
@@ -54,9 +54,9 @@ def install(app: FastAPI) -> None:
         app.add_exception_handler(kind, handle)
 
 
-def _headers(status: int) -> Mapping[str, str] | None:
+def _headers(status: int) -> Mapping[str, str]:
     """401 says how to come in, 503 when to try again."""
-    return {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}.get(status)
+    return {401: {"WWW-Authenticate": "Bearer"}, 503: {"Retry-After": "1"}}.get(status, {})
 
 
 def _invalid(error: RequestValidationError) -> tuple[str | None, str]:

@@ -11,7 +11,7 @@ import ipaddress
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -23,6 +23,7 @@ from guard.context import RequestContext
 from guard.errors import LetheError, NotFound, TooLarge, Unauthorized
 from server import access, bodies, tools
 from server.auth import Permission
+from server.limits import Lease
 from server.responder import NO_STORE, Responder, request_id, request_id_header, send_error
 from server.routes import Access, Route, find
 from server.stored import ResponseOwners, Still, read_again
@@ -49,21 +50,25 @@ class Traced(Protocol):
 
 
 class Caller(Protocol):
-    """Who calls, as far as the gate cares: the tenant, if it is one."""
+    """Who calls, as far as the gate cares: the tenant, if it is one, and whose limits bind."""
 
     @property
     def tenant(self) -> str | None: ...
+
+    @property
+    def account(self) -> str | None: ...
 
 
 @dataclass
 class GateServices:
     """What the gate needs; the launcher puts one on `app.state.lethe` before the first request is served.
 
-    `record` is given every judged request when it has ended, `failed` the error of one that ended before it had a
-    context.
+    `admit` lets a caller in or raises RateLimited, `record` is given every judged request when it has ended, `failed`
+    the error of one that ended before it had a context.
     """
 
     require: Callable[[str | None, Permission], Caller]
+    admit: Callable[[Caller], Lease]
     record: Callable[[RequestContext, int, float], None]
     failed: Callable[[LetheError], None]
     open_inference: bool
@@ -151,9 +156,10 @@ class Gate:
         send: Send,
     ) -> None:
         headers = Headers(scope=scope)
-        tenant = caller.tenant
-        context = RequestContext(uuid.uuid4().hex, route.path, services.clock(), tenant=tenant)
-        context.request_id = request_id(headers)
+        lease = services.admit(caller)
+        send = _adding(send, lease.headers)
+        context = RequestContext(uuid.uuid4().hex, route.path, services.clock(), tenant=caller.tenant)
+        context.request_id, context.spend = request_id(headers), lease.spend
         traced = services.tracing.begin(scope, context) if services.tracing and route.generates else None
         if traced is not None:
             scope[access.TRACE], scope = context.trace_id, traced.carried(scope)
@@ -174,6 +180,7 @@ class Gate:
                 raise
             await responder.fail(context.failure)
         finally:
+            lease.close()
             request_context.leave(token)
             failed = context.failure is not None and context.failure.status >= 500
             if traced is not None:
@@ -205,9 +212,10 @@ class Gate:
 
 @dataclass(frozen=True)
 class Nobody:
-    """A caller whom the server does not need to know."""
+    """A caller whom the server does not need to know. All of them share one account."""
 
     tenant: str | None = None
+    account: str | None = "anonymous"
 
 
 def _anthropic_key(headers: Headers) -> str | None:
@@ -273,6 +281,18 @@ def _with_length(scope: Scope, raw: bytes) -> Scope:
     headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
     kept = [(k, v) for k, v in headers if k.lower() not in (b"content-length", b"transfer-encoding")]
     return {**scope, "headers": [*kept, (b"content-length", str(len(raw)).encode())]}
+
+
+def _adding(send: Send, headers: Mapping[str, str]) -> Send:
+    """The limits of the caller, on every answer to it, matched or not."""
+    own = [(name.encode(), value.encode()) for name, value in headers.items()]
+
+    async def add(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", []), *own]}
+        await send(message)
+
+    return add
 
 
 def _echoing(send: Send, headers: Headers, *more: tuple[bytes, bytes]) -> Send:

@@ -13,7 +13,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -37,6 +37,7 @@ from guard.store import Store
 from server.auth import Authenticator, ensure_admin_key
 from server.cli.options import ServeOptions
 from server.jobs import Model, Runner
+from server.limits import EXCHANGE_SECONDS, Limiter
 from server.upkeep import Chore, keep
 
 if TYPE_CHECKING:
@@ -172,16 +173,8 @@ async def services_of(settings: Settings) -> AsyncIterator[Services]:
     )
     decisions.start()
     watch = asyncio.create_task(register.watch())
-    day = 86_400.0
-    upkeep = asyncio.create_task(
-        keep(
-            Chore(
-                "pruning the audit trail",
-                3_600,
-                lambda: store.audit.prune(time.time() - settings.audit.retain_days * day),
-            )
-        )
-    )
+    limiter = Limiter(settings.tenants, store.usage)
+    upkeep = asyncio.create_task(keep(*chores(settings, store, limiter)))
     judging = settings.detection
     with ThreadPoolExecutor(judging.concurrency, thread_name_prefix="detection") as executor:
         guard = Guard(
@@ -217,15 +210,25 @@ async def services_of(settings: Settings) -> AsyncIterator[Services]:
                 Evidence(store, register, secrets),
                 guard,
                 replica,
+                limiter,
                 open_inference(settings),
             )
         finally:
             watch.cancel()
             upkeep.cancel()
+            await asyncio.gather(upkeep, return_exceptions=True)
             await asyncio.to_thread(replica.close)
             register.close()
             decisions.close()
             store.close()
+
+
+def chores(settings: Settings, store: Store, limiter: Limiter) -> Iterator[Chore]:
+    """What is done again and again beside serving."""
+    retained = settings.audit.retain_days * 86_400
+    yield Chore("pruning the audit trail", 3_600, lambda: store.audit.prune(time.time() - retained))
+    if limiter.quotas:
+        yield Chore("exchanging the tokens of the day", EXCHANGE_SECONDS, limiter.exchange)
 
 
 def announce(store: Store, settings: Settings) -> None:

@@ -26,7 +26,7 @@ from starlette.routing import Route
 from guard import interventions
 from guard.audit import DecisionLog, action_of
 from guard.context import RequestContext
-from guard.errors import GuardUnavailable, LetheError, Reason
+from guard.errors import GuardUnavailable, LetheError, Limit, RateLimited, Reason
 from guard.ledger import TargetState
 from guard.library import Library
 from guard.pipeline import Guard
@@ -170,6 +170,12 @@ TABLE: tuple[Metric, ...] = (
     ),
     Metric(
         "counter",
+        "lethe_limited_total",
+        "Requests answered 429, by the limit of their tenant that was reached.",
+        {"limit": get_args(Limit)},
+    ),
+    Metric(
+        "counter",
         "lethe_admin_denied_total",
         "Requests to the admin API without a known key (unauthorized) or with one whose role may not (forbidden).",
         {"reason": ("unauthorized", "forbidden")},
@@ -285,6 +291,8 @@ class Metrics:
 
     def failed(self, error: LetheError) -> None:
         """A request ended with `error`."""
+        if isinstance(error, RateLimited):
+            self._add("lethe_limited_total", error.limit)
         if error.status == GuardUnavailable.status:
             self._add("lethe_unavailable_total", getattr(error, "reason", OTHER))
 

@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Chore:
-    """`work` blocks, and is done every `seconds`."""
+    """`work` blocks, and is done every `seconds` and once more at the end."""
 
     name: str
     seconds: float
@@ -28,11 +28,18 @@ async def keep(*chores: Chore) -> None:
 
 
 async def _repeat(chore: Chore) -> None:
-    while True:
-        try:
-            await asyncio.to_thread(chore.work)
-        except LetheError as error:
-            logger.error("%s: %s", chore.name, error.message)
-        except Exception:
-            logger.exception("%s failed; it will be tried again", chore.name)
-        await asyncio.sleep(chore.seconds)
+    try:
+        while True:
+            await asyncio.to_thread(_done, chore)
+            await asyncio.sleep(chore.seconds)
+    finally:
+        _done(chore)
+
+
+def _done(chore: Chore) -> None:
+    try:
+        chore.work()
+    except LetheError as error:
+        logger.error("%s: %s", chore.name, error.message)
+    except Exception:
+        logger.exception("%s failed; it will be tried again", chore.name)

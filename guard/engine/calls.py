@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing
 from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -91,6 +92,23 @@ def note_usage(call: Call, output: RequestOutput, kind: RequestOutputKind) -> No
             usage.finish_reasons.append(answer.finish_reason)
     if output.finished:
         usage.input_tokens += len(call.read.token_ids)
+
+
+async def metered(
+    call: Call, outputs: AsyncGenerator[RequestOutput, None]
+) -> AsyncGenerator[RequestOutput, None]:
+    """The deltas of a call, counted as the client sees them: its own prompt, and the tokens that leave. What a method
+    puts into a prompt, and runs that were given up, cost nobody anything."""
+    spend = call.context.spend if call.context else None
+    async with aclosing(outputs):
+        if spend is not None and not (
+            call.beam and call.context and call.read.token_ids in call.context.beams
+        ):
+            spend(len(call.read.token_ids))
+        async for output in outputs:
+            if spend is not None:
+                spend(sum(len(sample.token_ids) for sample in output.outputs))
+            yield output
 
 
 def remember_beams(call: Call, verdict: Verdict, output: RequestOutput) -> None:

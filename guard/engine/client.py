@@ -23,7 +23,7 @@ from guard.context import RequestContext, current
 from guard.detection.literals import Hit
 from guard.engine import rewriting
 from guard.engine.answers import Disguise, folded
-from guard.engine.calls import CUT, Call, Verdict, note, note_usage, remember_beams, salted
+from guard.engine.calls import CUT, Call, Verdict, metered, note, note_usage, remember_beams, salted
 from guard.engine.edits import KEY, Order, fingerprint, to_wire
 from guard.engine.failures import NotLive, on_the_wire
 from guard.engine.lora import Adapters, adapter_of
@@ -98,7 +98,7 @@ class GuardedAsyncLLM(AsyncLLM):
         try:
             call = self._call(prompt, sampling_params, request_id, options, context)
             verdict = await self._verdict(call)
-            async with aclosing(self._deltas(call, verdict)) as deltas:
+            async with aclosing(metered(call, self._deltas(call, verdict))) as deltas:
                 async for output in folded(deltas, sampling_params.output_kind):
                     remember_beams(call, verdict, output)
                     note_usage(call, output, sampling_params.output_kind)
@@ -121,6 +121,8 @@ class GuardedAsyncLLM(AsyncLLM):
             read_prompt = self._read(prompt, context)
             if (await self._judge(read_prompt, context)).matched:
                 raise content_filter()
+            if context is not None and context.spend is not None:
+                context.spend(len(read_prompt.token_ids))
             salt = self.salts.clean(prompt.get("cache_salt"), context.tenant if context else None)
             answer = super().encode(salted(prompt, salt), pooling_params, request_id, **options)
             async with aclosing(answer) as outputs:

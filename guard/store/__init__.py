@@ -21,12 +21,13 @@ from guard.store.keys import Key, Keys
 from guard.store.replicas import Replicas
 from guard.store.schema import meta
 from guard.store.targets import Targets
+from guard.store.usage import Usage
 
 _PROBE = "lethe"
 
 
 class Store:
-    """Opens, migrates and checks; the work is done by `targets`, `keys`, `decisions`, `jobs`, `replicas` and `audit`.
+    """Opens, migrates and checks; the work is done by its parts: `targets`, `keys`, `decisions` and so on.
 
     Raises:
         StartupError: the database cannot be used.
@@ -46,6 +47,7 @@ class Store:
         self.decisions = Decisions(self._database, secrets)
         self.jobs = Jobs(self._database, secrets, self.audit)
         self.replicas = Replicas(self._database)
+        self.usage = Usage(self._database)
 
     @property
     def snapshot(self) -> int:
@@ -81,4 +83,4 @@ class Store:
             ) from None
 
 
-__all__ = ["Audit", "Decisions", "Jobs", "Key", "Keys", "Store", "Targets"]
+__all__ = ["Audit", "Decisions", "Jobs", "Key", "Keys", "Store", "Targets", "Usage"]

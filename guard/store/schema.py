@@ -153,3 +153,11 @@ audit = sa.Table(
     sa.Column("detail", sa.Text, nullable=False),
     sa.Column("mac", sa.String(64), nullable=False),
 )
+
+usage = sa.Table(
+    "usage",
+    metadata,
+    sa.Column("day", sa.Integer, primary_key=True),
+    sa.Column("account", sa.String(160), primary_key=True),
+    sa.Column("tokens", sa.BigInteger, nullable=False),
+)

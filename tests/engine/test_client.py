@@ -361,6 +361,26 @@ def test_an_insertion_alone_reaches_the_model(served):
     assert inserted.prompt_token_ids == served.prompt(SHORT)["prompt_token_ids"]
 
 
+@pytest.mark.parametrize(
+    "verdict",
+    [
+        lambda prompt: allowed(),
+        edited(),
+        planned(Plan(insertions=(Insertion(0, "small birds sing "),))),
+        planned(Plan(reply=Reply("natural", SORRY)), "refuse"),
+    ],
+    ids=["clean", "edited", "inserted", "replied"],
+)
+@pytest.mark.parametrize("n", [1, 3])
+def test_tokens_are_counted_as_the_client_sees_them_whatever_was_done(served, verdict, n):
+    served.guard.verdict = verdict
+    spent = []
+    told = context(spend=spent.append)
+    answer = served.ask(SHORT, told, n=n, temperature=1.0, seed=3, max_tokens=7)
+    assert spent[0] == len(answer.prompt_token_ids) == len(served.prompt(SHORT)["prompt_token_ids"])
+    assert sum(spent[1:]) == sum(len(choice.token_ids) for choice in answer.outputs)
+
+
 def test_matched_requests_cannot_steer_tokens(served):
     served.guard.verdict = edited()
     plain = served.ask(SHORT).outputs[0].token_ids

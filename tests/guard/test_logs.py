@@ -31,7 +31,9 @@ class Written:
 @pytest.fixture
 def written(capsys, tmp_path, monkeypatch):
     """What the process writes to standard error, set up by `configure(form, level)`; put back afterwards."""
-    monkeypatch.setattr(logging, "_handlers", WeakValueDictionary())  # setting up closes all that it knows of,
+    monkeypatch.setattr(
+        logging, "_handlers", WeakValueDictionary()
+    )  # setting up closes all that it knows of,
     monkeypatch.setattr(logging, "_handlerList", [])  # and the test runner's stand there too
     stream, names = Written(capsys), ("", *logs.OURS, *logs.SERVERS)
     before = [

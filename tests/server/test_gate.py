@@ -10,10 +10,12 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
 from guard import context as request_context
+from guard.config import TenantLimits, TenantSettings
 from guard.errors import Forbidden, GuardUnavailable, Unauthorized
 from guard.types import Admission, Decision, Match, Plan, Reply
 from server.auth import Principal
 from server.gate import Gate, GateServices
+from server.limits import Lease, Limiter
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
@@ -116,6 +118,7 @@ def app(engine, records, failures):
     app = Starlette(routes=routes)
     app.state.lethe = GateServices(
         require=require,
+        admit=lambda caller: Lease(),
         record=lambda context, status, now: records.append(SimpleNamespace(context=context, status=status)),
         failed=failures.append,
         open_inference=False,
@@ -336,3 +339,53 @@ async def test_without_a_forgotten_tool_the_body_passes_byte_by_byte(client, eng
     body = {**BODY, "tools": TOOLS}
     await client.post(CHAT, json=body)
     assert engine.bodies == [body]
+
+
+@pytest.fixture
+def limiter(app):
+    """Tenants may ask twice in a minute."""
+    settings = TenantSettings(defaults=TenantLimits(requests_per_minute=2, tokens_per_minute=100))
+    limiter = Limiter(settings, None, clock=lambda: 1_000_000.0)
+    app.state.lethe.admit = limiter.admit
+    return limiter
+
+
+async def test_a_tenant_over_its_limit_gets_429_before_anything_is_read(client, engine, limiter, failures):
+    for left in ("1", "0"):
+        response = await client.post(CHAT, json=BODY)
+        assert response.headers["x-ratelimit-remaining-requests"] == left
+    response = await client.post(CHAT, content=b"junk", headers={"x-request-id": "r1"})
+    assert (response.status_code, response.headers["retry-after"]) == (429, "30")
+    assert response.json()["error"] == {
+        "message": "The limit of 2 requests per minute is reached; try again in 30s.",
+        "type": "requests",
+        "param": None,
+        "code": "rate_limit_exceeded",
+    }
+    assert response.headers["x-request-id"] == "r1"
+    assert len(engine.bodies) == 2
+    assert [error.status for error in failures] == [429]
+    other = await client.post(CHAT, json=BODY, headers={"authorization": "Bearer other"})
+    assert other.status_code == 200
+    for _ in range(3):
+        admin = await client.post(CHAT, json=BODY, headers={"authorization": "Bearer adm"})
+        assert admin.status_code == 200 and "x-ratelimit-limit-requests" not in admin.headers
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_matched_answer_shows_the_same_limits_as_any_other(client, engine, limiter, stream):
+    clean = await client.post(CHAT, json={**BODY, "stream": stream})
+    engine.admission = matched()
+    found = await client.post(CHAT, json={**BODY, "stream": stream})
+    names = [[name for name in r.headers if name.startswith("x-ratelimit")] for r in (clean, found)]
+    assert names[0] == names[1] and len(names[0]) == 6
+    assert found.headers["x-ratelimit-remaining-tokens"] == "100"
+
+
+async def test_a_request_that_fails_gives_its_place_back(client, engine, app):
+    limiter = Limiter(TenantSettings(defaults=TenantLimits(concurrent=1)), None)
+    app.state.lethe.admit = limiter.admit
+    engine.failure = GuardUnavailable("no")
+    for _ in range(3):
+        assert (await client.post(CHAT, json=BODY)).status_code == 503
+        assert (await client.post(CHAT, content=b"{")).status_code == 400

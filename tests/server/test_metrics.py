@@ -35,6 +35,7 @@ from server.app import Services, attach
 from server.auth import Authenticator
 from server.gate import Gate
 from server.jobs import Runner
+from server.limits import Limiter
 from server.metrics import TABLE
 from tests.guard.register_fakes import SECRETS, FakeGate, compile_target, open_store
 
@@ -159,6 +160,7 @@ async def serving(folder):
             Evidence(store, register, SECRETS),
             engine.guard,
             replica,
+            Limiter(settings.tenants, store.usage),
             open_inference=True,
         )
         replica.follow()
