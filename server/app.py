@@ -169,6 +169,7 @@ def attach(
         record=record,
         failed=metrics.failed,
         open_inference=services.open_inference,
+        two_sides=services.settings.server.admin_port is not None,
         max_body_bytes=services.settings.server.max_body_bytes,
         max_n=limits.max_n,
         judge_tools=services.guard.tools,

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from guard import context as request_context
 from guard.context import RequestContext
 from guard.errors import LetheError, NotFound, TooLarge, Unauthorized
-from server import access, bodies, tools
+from server import access, bodies, listener, tools
 from server.auth import Permission
 from server.limits import Lease
 from server.responder import NO_STORE, Responder, request_id, request_id_header, send_error
@@ -72,6 +72,7 @@ class GateServices:
     record: Callable[[RequestContext, int, float], None]
     failed: Callable[[LetheError], None]
     open_inference: bool
+    two_sides: bool  # admin API and the like on a port of their own
     max_body_bytes: int
     max_n: int
     judge_tools: tools.Judge
@@ -100,7 +101,7 @@ class Gate:
         headers = Headers(scope=scope)
         try:
             route = find(scope["path"])
-            if route is None:
+            if route is None or (services.two_sides and not listener.serves(route, scope)):
                 raise NotFound(f"There is no route {scope['method']} {scope['path']}.")
             caller = self._authorise(services, route, scope, headers)
             scope[access.TENANT] = caller.tenant

@@ -15,7 +15,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +26,7 @@ from guard.artifacts import ArtifactStore, weights_folder
 from guard.audit import DecisionLog
 from guard.config import Settings, load_settings
 from guard.crypto import Secrets
-from guard.errors import PreconditionFailed, StartupError
+from guard.errors import ConfigError, PreconditionFailed, StartupError
 from guard.evidence import Evidence
 from guard.library import Library
 from guard.pipeline import Guard
@@ -34,6 +34,7 @@ from guard.register import Register
 from guard.replica import Replica
 from guard.speech import Extent
 from guard.store import Store
+from server import listener
 from server.auth import Authenticator, ensure_admin_key
 from server.cli.options import ServeOptions
 from server.jobs import Model, Runner
@@ -94,8 +95,14 @@ def settings_of(options: ServeOptions) -> Settings:
     path = options.config or (ROOT / "configs" / "demo.yaml" if options.demo else None)
     settings = load_settings(path, os.environ)
     server = settings.server.model_copy(
-        update={k: v for k, v in (("host", options.host), ("port", options.port)) if v is not None}
+        update={
+            name: value
+            for name in ("host", "port", "admin_port")
+            if (value := getattr(options, name)) is not None
+        }
     )
+    if server.admin_port == server.port:
+        raise ConfigError("server.admin_port must be another port than server.port; choose one that is free.")
     auth = settings.auth.model_copy(
         update={
             "demo": settings.auth.demo or options.demo,
@@ -249,6 +256,8 @@ async def _serve(settings: Settings, args: Any, *, seed_demo: bool) -> None:
     from server.app import attach
 
     sock = serving.bind(args)
+    place = settings.server
+    admin_sock = listener.bind(place.admin_host, place.admin_port) if place.admin_port else None
     async with services_of(settings) as services:
         if seed_demo:
             await seed(services)
@@ -263,8 +272,15 @@ async def _serve(settings: Settings, args: Any, *, seed_demo: bool) -> None:
                 app = await serving.application(engine, args)
                 async with traces(settings, lambda model: serving.serves(app, model)) as tracing:
                     attach(app, services, engine, proof, tracing)
-                    print(f"Lethe is ready on http://{args.host}:{args.port}", file=sys.stderr, flush=True)
-                    await serving.serve_until_stopped(app, args, sock)
+                    async with AsyncExitStack() as stack:
+                        if admin_sock is not None:
+                            await stack.enter_async_context(listener.listening(app, admin_sock, args))
+                            address = f"http://{place.admin_host}:{place.admin_port}"
+                            print(f"Admin API, console and metrics are on {address}", file=sys.stderr)
+                        print(
+                            f"Lethe is ready on http://{args.host}:{args.port}", file=sys.stderr, flush=True
+                        )
+                        await serving.serve_until_stopped(app, args, sock)
             finally:
                 await services.jobs.close()
                 await services.register.detach()

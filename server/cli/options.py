@@ -15,5 +15,6 @@ class ServeOptions:
     config: Path | None = None
     host: str | None = None
     port: int | None = None
+    admin_port: int | None = None
     no_auth: bool = False
     vllm_args: tuple[str, ...] = ()

@@ -49,6 +49,11 @@ def _end(number: int, frame: object) -> None:
 )
 @click.option("--host", help="Address to listen on.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65535), help="Port of the inference API.  [default: 8000]")
+@click.option(
+    "--admin-port",
+    type=click.IntRange(1, 65535),
+    help="Port of admin API, console and metrics.  [default: the inference port]",
+)
 @click.option("--no-auth", is_flag=True, help="Open the inference API without a key.")
 @click.pass_context
 def serve(
@@ -58,6 +63,7 @@ def serve(
     config: Path | None,
     host: str | None,
     port: int | None,
+    admin_port: int | None,
     no_auth: bool,
 ) -> None:
     """Serve MODEL, a Hugging Face id or a folder, guarded. What follows `--` goes to vLLM."""
@@ -71,6 +77,7 @@ def serve(
         config=config,
         host=host,
         port=port,
+        admin_port=admin_port,
         no_auth=no_auth,
         vllm_args=ctx.meta.get(_VLLM_ARGS, ()),
     )

@@ -122,6 +122,7 @@ def app(engine, records, failures):
         record=lambda context, status, now: records.append(SimpleNamespace(context=context, status=status)),
         failed=failures.append,
         open_inference=False,
+        two_sides=False,
         max_body_bytes=1_000,
         max_n=4,
         judge_tools=engine.judge_tools,

@@ -10,6 +10,7 @@ import pytest
 
 from guard.artifacts import ArtifactStore
 from guard.config import load_settings
+from guard.errors import ConfigError
 from guard.library import Library
 from guard.register import Register
 from server import launcher
@@ -89,3 +90,9 @@ main(["serve", "--demo"])
         assert process.stdout.readline() == b"starting\n"
         process.terminate()
         assert process.wait(20) == 128 + signal.SIGTERM
+
+
+def test_the_admin_port_is_another_port():
+    assert settings_of(options(admin_port=8001)).server.admin_port == 8001
+    with pytest.raises(ConfigError, match=r"server\.admin_port"):
+        settings_of(options(port=9000, admin_port=9000))
