@@ -30,7 +30,7 @@ RUN apt-get update \
  && apt-get clean \
  && rm -rf /var/lib/apt/lists/* \
  && useradd --uid 10001 --user-group --home-dir /data --no-create-home --shell /usr/sbin/nologin lethe \
- && install --directory --owner=lethe --group=lethe --mode=0700 /data
+ && install --directory --owner=lethe --group=lethe --mode=0700 /data /data/artifacts
 WORKDIR /opt/lethe
 # Packages apart from our own code: a new version of Lethe is a small layer.
 COPY --from=packages /opt/lethe/.venv .venv
@@ -53,6 +53,7 @@ ENV HOME=/data \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1 \
     HF_HUB_DISABLE_TELEMETRY=1 \
+    ORT_DISABLE_TELEMETRY=1 \
     VLLM_NO_USAGE_STATS=1
 WORKDIR /data
 VOLUME /data

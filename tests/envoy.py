@@ -49,12 +49,12 @@ def gateway(*ports: int, folder: Path) -> Iterator[Gateway]:
     config = yaml.safe_load(CONFIG.read_text())
     own = [_at(listener["address"]) for listener in config["static_resources"]["listeners"]]
     stats = _at(config["admin"]["address"])
-    (cluster,) = config["static_resources"]["clusters"]
-    cluster["type"] = "STATIC"
     ends = [{"socket_address": {"address": "127.0.0.1", "port_value": port}} for port in ports]
-    cluster["load_assignment"]["endpoints"] = [
-        {"lb_endpoints": [{"endpoint": {"address": end}} for end in ends]}
-    ]
+    for cluster in config["static_resources"]["clusters"]:
+        cluster["type"] = "STATIC"
+        cluster["load_assignment"]["endpoints"] = [
+            {"lb_endpoints": [{"endpoint": {"address": end}} for end in ends]}
+        ]
     (folder / "envoy.yaml").write_text(yaml.safe_dump(config))
     running = Gateway(*(f"http://127.0.0.1:{port}" for port in (*own, stats)))
     with (folder / "envoy.log").open("wb") as log:

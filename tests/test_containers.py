@@ -117,12 +117,10 @@ def test_nothing_but_the_gateway_can_be_reached_from_outside_and_by_default_from
         one["address"]["socket_address"]["port_value"] for one in envoy["static_resources"]["listeners"]
     }
     assert listening == {int(port.rpartition(":")[2]) for port in ports["envoy"]}
-    (cluster,) = envoy["static_resources"]["clusters"]
-    ends = [
-        e["endpoint"]["address"]["socket_address"]
-        for e in cluster["load_assignment"]["endpoints"][0]["lb_endpoints"]
-    ]
-    assert [end["address"] for end in ends] == list(SERVERS)
+    for cluster in envoy["static_resources"]["clusters"]:
+        (group,) = cluster["load_assignment"]["endpoints"]
+        ends = [end["endpoint"]["address"]["socket_address"] for end in group["lb_endpoints"]]
+        assert [end["address"] for end in ends] == list(SERVERS)
 
 
 def keys(tree, prefix=""):

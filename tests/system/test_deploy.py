@@ -27,7 +27,12 @@ ALL = {
     "env": [{"name": "HF_HUB_OFFLINE", "value": "1"}],
     "keys": {"existingSecret": "lethe-keys"},
     "store": {"existingSecret": "lethe-store"},
-    "persistence": {"size": "50Gi", "storageClass": "fast", "accessModes": ["ReadWriteOncePod"]},
+    "persistence": {
+        "artifactsClaim": "shared",
+        "size": "50Gi",
+        "storageClass": "fast",
+        "accessModes": ["ReadWriteOncePod"],
+    },
     "resources": {"requests": {"cpu": "8", "memory": "64Gi"}, "limits": {"memory": "64Gi"}},
     "gpu": {"count": 2, "runtimeClassName": "nvidia"},
     "shm": "8Gi",
@@ -124,11 +129,9 @@ def test_pods_have_no_rights(values):
         "capabilities": {"drop": ["ALL"]},
     }
     assert container["resources"]["limits"]["memory"]
-    assert {m["mountPath"] for m in container["volumeMounts"] if not m.get("readOnly")} == {
-        "/data",
-        "/tmp",
-        "/dev/shm",
-    }
+    writable = {mount["mountPath"] for mount in container["volumeMounts"] if not mount.get("readOnly")}
+    shared = {"/data/artifacts"} if "artifactsClaim" in values.get("persistence", {}) else set()
+    assert writable == {"/data", "/tmp", "/dev/shm"} | shared
 
 
 @pytest.mark.parametrize("values", [{}, ALL], ids=["default", "all"])

@@ -153,6 +153,19 @@ def test_a_503_of_the_guard_is_tried_again_on_the_other_server(pair, client):
     assert {received for _, _, received in other.seen} == {body}
 
 
+def test_requests_with_one_key_find_their_stored_responses_at_one_server(pair, client):
+    def asked_with(path, **headers):
+        answers = [client.post(path, headers=headers).json()["port"] for _ in range(10)]
+        return set(answers)
+
+    places = [asked_with("/v1/responses", authorization=f"Bearer {key}") for key in range(20)]
+    assert {len(place) for place in places} == {1} and len(set.union(*places)) == 2
+    for key, place in enumerate(places):
+        assert asked_with("/v1/responses/resp_1", authorization=f"Bearer {key}") == place
+    pair[0].status = 503
+    assert asked_with("/v1/responses", authorization="Bearer 1") == {pair[1].port}
+
+
 def test_a_503_of_both_servers_reaches_the_client_after_one_more_try(pair, client):
     for upstream in pair:
         upstream.status = 503

@@ -1,3 +1,5 @@
+import os
+import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -147,3 +149,20 @@ def test_without_a_graph_torch_runs_the_encoder_and_the_log_says_so(
     (line,) = [r.getMessage() for r in caplog.records if r.name == "guard.detection.encoder"]
     assert line.startswith("the encoder runs in torch, not as onnx: ")
     assert "\n" not in line
+
+
+def test_the_runtime_tells_nobody_about_this_machine(tmp_path: Path) -> None:
+    """By default it makes an id of the device in the home folder, and sends what it runs."""
+    code = """
+from pathlib import Path
+from onnx import TensorProto, helper, save
+value = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]) for name in "xy"]
+graph = helper.make_graph([helper.make_node("Relu", ["x"], ["y"])], "g", value[:1], value[1:])
+save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), "model.onnx")
+from guard.detection.graph import session_of
+session_of(Path("model.onnx"), 1)
+"""
+    env = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    env |= {"HOME": str(tmp_path), "TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=env, cwd=tmp_path, check=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
