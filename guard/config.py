@@ -145,6 +145,13 @@ class TracingSettings(_Section):
     sample: float | None = Field(None, ge=0, le=1)
 
 
+class ConsoleSettings(_Section):
+    enabled: bool = True
+    origin: str | None = Field(None, pattern=r"^https?://[^/\s]+$")
+    idle_minutes: float = Field(30, gt=0)
+    session_hours: float = Field(12, gt=0)
+
+
 class AuthSettings(_Section):
     no_auth: bool = False
     demo: bool = False
@@ -172,6 +179,7 @@ class Settings(_Section):
     logging: LoggingSettings = LoggingSettings()
     tracing: TracingSettings = TracingSettings()
     auth: AuthSettings = AuthSettings()
+    console: ConsoleSettings = ConsoleSettings()
     target_defaults: dict[str, Any] = Field(default_factory=dict)
 
     @field_validator("target_defaults")
@@ -189,6 +197,11 @@ class Settings(_Section):
     def artifacts_dir(self) -> Path:
         """Where artifacts lie, each in a folder named by its digest."""
         return (self.store.artifacts or self.data_dir / "artifacts").absolute()
+
+    @property
+    def reports_dir(self) -> Path:
+        """Where evaluation reports lie that the console shows."""
+        return self.data_dir.absolute() / "reports"
 
     @property
     def store_url(self) -> str:

@@ -115,6 +115,11 @@ class Register:
         """The number of the store's last change up to which all of them are in force here."""
         return self._ledger.followed
 
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """What fills the fields that a new target leaves out, where this installation says so."""
+        return self._defaults
+
     async def load(self) -> None:
         """Compile all stored targets and enforce them; to be called once, before the first request.
 
@@ -312,8 +317,10 @@ class Register:
         tag: str | None = None,
         state: str | None = None,
         tenant: str | None = None,
+        search: str | None = None,
     ) -> tuple[list[dict[str, Any]], str | None]:
-        """The next `limit` targets by id behind `after`, and the id to go on behind, None at the end."""
+        """The next `limit` targets by id behind `after`, and the id to go on behind, None at the end. `search` stands
+        in the id, a name or the reference, in upper or lower case."""
         found: list[dict[str, Any]] = []
         for entry in self._entries(tenant):
             if after is not None and entry.stored.id <= after:
@@ -321,6 +328,8 @@ class Register:
             if tag is not None and tag not in entry.stored.spec.tags:
                 continue
             if state is not None and state != self._ledger.state_of(entry):
+                continue
+            if search is not None and not specs.mentions(entry.stored, search):
                 continue
             if len(found) == limit:
                 return found, found[-1]["id"]
@@ -332,10 +341,10 @@ class Register:
         entries = self._ledger.state.entries.values()
         return Counter((self._ledger.state_of(entry), entry.stored.spec.mode) for entry in entries)
 
-    def status(self) -> dict[str, Any]:
-        """Counts by state, and what failed at start with its reason."""
+    def status(self, tenant: str | None = None) -> dict[str, Any]:
+        """Counts by state, and what failed at start with its reason; for a tenant, of its own targets."""
         counts = dict.fromkeys(get_args(TargetState), 0)
-        entries = list(self._entries(None))
+        entries = list(self._entries(tenant))
         for entry in entries:
             counts[self._ledger.state_of(entry)] += 1
         failed = [{"id": e.stored.id, "error": e.error} for e in entries if isinstance(e, Failed)]

@@ -125,6 +125,13 @@ def belongs(spec: TargetSpec, tenant: str | None) -> bool:
     return tenant is None or spec.scope.tenants == (tenant,)
 
 
+def mentions(stored: StoredTarget, text: str) -> bool:
+    """Whether `text` stands in the target's id, a name or the reference, in upper or lower case."""
+    wanted = text.casefold()
+    told = (stored.id, *stored.spec.names(), stored.spec.reference or "")
+    return any(wanted in one.casefold() for one in told)
+
+
 def demand_tenant(spec: TargetSpec, tenant: str | None) -> None:
     if not belongs(spec, tenant):
         raise Forbidden(

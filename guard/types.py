@@ -222,6 +222,15 @@ class Plan:
 
 
 @dataclass(frozen=True, slots=True)
+class Spoken:
+    """A whole answer: its text, why it ended, and how many tokens it has."""
+
+    text: str
+    reason: str
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class AppliedEdit:
     """What the engine counted for one edit, in distinct token positions."""
 

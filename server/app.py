@@ -13,6 +13,7 @@ from guard.audit import DecisionLog
 from guard.config import Settings
 from guard.context import RequestContext
 from guard.engine import serving
+from guard.engine.asking import Asking
 from guard.engine.launch import Proof
 from guard.engine.reading import encode
 from guard.errors import GuardUnavailable
@@ -27,12 +28,15 @@ from server.admin import Services as AdminServices
 from server.admin import admin_router
 from server.auth import Authenticator
 from server.checks import Checker, Scorer
+from server.console import Desk, console_router
+from server.console.sessions import Sessions
 from server.gate import GateServices, Tracer
 from server.guardrail import Guardrail, guardrail_router
 from server.health import health_router
 from server.jobs import Runner
 from server.limits import Limiter
 from server.metrics import Metrics, Sources
+from server.playground import EnginePlayground
 
 if TYPE_CHECKING:
     from guard.engine.client import GuardedAsyncLLM
@@ -141,25 +145,32 @@ def attach(
 
     check = Checker(services.guard, render, engine.model_config.served_model_name, limits.max_n)
     score = Scorer(check, engine, lambda text: encode(text, engine.get_tokenizer()))
-    app.include_router(
-        admin_router(
-            AdminServices(
-                services.register,
-                services.jobs,
-                services.log,
-                services.authenticator,
-                services.evidence,
-                check,
-                score,
-                live.status,
-                services.store.audit,
-                metrics.denied,
-                services.replica.settled,
-            )
-        )
+    admin = AdminServices(
+        services.register,
+        services.jobs,
+        services.log,
+        services.authenticator,
+        services.evidence,
+        check,
+        score,
+        live.status,
+        services.store.audit,
+        metrics.denied,
+        services.replica.settled,
     )
+    app.include_router(admin_router(admin))
     guardrail = Guardrail(check, record)
     app.include_router(guardrail_router(guardrail, services.authenticator.require))
+    console = services.settings.console
+    if console.enabled:
+        desk = Desk(
+            admin,
+            EnginePlayground(check, Asking(engine), services.log.record),
+            services.settings.reports_dir,
+            console,
+            Sessions(console.idle_minutes * 60, console.session_hours * 3600),
+        )
+        app.include_router(console_router(desk))
     app.include_router(health_router(live.unready))
     metrics.mount(app)
     app.openapi_schema = None

@@ -17,6 +17,7 @@ from guard.store.keys import Key, Keys, Role
 logger = logging.getLogger(__name__)
 
 ROLES: tuple[Role, ...] = get_args(Role)
+ENVIRONMENT = "environment"  # the id of the admin key that is configured and not stored
 EXPLAIN_MISSING = "This route needs a key: send it as `Authorization: Bearer <key>`."
 
 
@@ -38,6 +39,7 @@ class Permission(StrEnum):
     JOBS = "jobs"
     KEYS = "keys"
     ENGINE = "engine"
+    UNGUARDED = "unguarded"  # the console's answers without the guard
 
 
 _READS = frozenset(
@@ -137,11 +139,24 @@ class Authenticator:
         except UnicodeEncodeError:
             raise Unauthorized("This key holds characters that no key has.") from None
         if self._admin_digest is not None and hmac.compare_digest(digest, self._admin_digest):
-            return Principal("admin", None, "environment")
+            return Principal("admin", None, ENVIRONMENT)
         key = self._known.get(digest)
         if key is None or not hmac.compare_digest(digest, key.digest) or key.expired(self._clock()):
             raise Unauthorized("This key is not known here, was revoked or has expired.")
         return Principal(key.role, key.tenant, key.id)
+
+    def standing(self, key_id: str) -> Principal:
+        """The caller that this key stands for now, for those who showed it before.
+
+        Raises:
+            Unauthorized: it was revoked or has expired.
+        """
+        if key_id == ENVIRONMENT and self._admin_digest is not None:
+            return Principal("admin", None, key_id)
+        for key in list(self._known.values()):
+            if key.id == key_id and not key.expired(self._clock()):
+                return Principal(key.role, key.tenant, key.id)
+        raise Unauthorized("The key of this session was revoked or has expired.")
 
     def require(self, authorization: str | None, permission: Permission) -> Principal:
         """The caller, who may do this.

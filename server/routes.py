@@ -21,6 +21,7 @@ class Access(StrEnum):
     CHECK = "check"  # checks for gateways, which ask for the key themselves
     CONTROL = "control"  # engine control: admin keys only
     ADMIN = "admin"  # the admin API checks the role itself, route by route
+    CONSOLE = "console"  # the console checks its session and the role of the session's key itself, page by page
     CLOSED = "closed"  # does not exist here
 
 
@@ -103,6 +104,32 @@ TABLE: tuple[Route, ...] = (
         "/admin/v1/status",
         "/admin/v1/keys",
         "/admin/v1/keys/{id}",
+    ),
+    *_all(Access.PUBLIC, "/console/login", "/console/static/{name}"),
+    *_all(
+        Access.CONSOLE,
+        "/console",
+        "/console/logout",
+        "/console/targets",
+        "/console/targets/{id}",
+        "/console/targets/{id}/edit",
+        "/console/targets/{id}/delete",
+        "/console/targets/{id}/evidence",
+        "/console/new-target",
+        "/console/import",
+        "/console/calibration",
+        "/console/playground",
+        "/console/decisions",
+        "/console/decisions/{id}",
+        "/console/jobs",
+        "/console/jobs/{id}",
+        "/console/jobs/{id}/end",
+        "/console/new-job",
+        "/console/reports",
+        "/console/reports/{name}",
+        "/console/reports/{name}/page",
+        "/console/keys",
+        "/console/keys/{id}/revoke",
     ),
     *_all(
         Access.CHECK,

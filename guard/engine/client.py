@@ -177,7 +177,8 @@ class GuardedAsyncLLM(AsyncLLM):
     async def canary(
         self, token_ids: list[int], params: SamplingParams, edits: tuple[Edit, ...] = ()
     ) -> tuple[RequestOutput, tuple[AppliedEdit, ...]]:
-        """The launcher's own request: not judged, its likelihoods not withheld, its edits confirmed.
+        """A request of the server's own: not judged, its likelihoods not withheld, its edits confirmed. The launcher
+        proves edits by it, and the console shows what the model says without the guard.
 
         Raises:
             GuardUnavailable: the edits could not be vouched for.

@@ -42,22 +42,22 @@ def add_routes(router: APIRouter, services: Services) -> None:
     ) -> Json:
         """Jobs, newest first."""
         wanted = Filter(target, state, who.tenant)
-        found = await services.jobs.page(wanted, limit=limit + 1, after=_place(cursor))
+        found = await services.jobs.page(wanted, limit=limit + 1, after=place(cursor))
         last = found[limit - 1] if len(found) > limit else None
         following = encode_cursor(f"{last.created_at!r} {last.id}") if last else None
-        return {"data": [_view(job) for job in found[:limit]], "next_cursor": following}
+        return {"data": [view_of(job) for job in found[:limit]], "next_cursor": following}
 
     @router.post("/jobs", status_code=201, responses=answers(404, _201=JobView), openapi_extra=takes(JobBody))
     async def create_job(who: Principal = writer, body: Json = Depends(json_body)) -> JSONResponse:
         """Queue a job. Kind and parameters are checked now, the examples by the trainer before it trains."""
         wanted = validated(JobBody, body)
-        job = await services.jobs.submit(wanted.kind, wanted.target, _request(wanted), who.tenant)
-        return JSONResponse(_view(job), 201, headers={"Location": f"/admin/v1/jobs/{job.id}"})
+        job = await services.jobs.submit(wanted.kind, wanted.target, request_of(wanted), who.tenant)
+        return JSONResponse(view_of(job), 201, headers={"Location": f"/admin/v1/jobs/{job.id}"})
 
     @router.get("/jobs/{id}", responses=answers(404, _200=JobView))
     async def get_job(id: str, who: Principal = reader) -> Json:  # noqa: A002 - the name in the path
         """How far a job is."""
-        return _view(await services.jobs.get(id, who.tenant))
+        return view_of(await services.jobs.get(id, who.tenant))
 
     @router.delete("/jobs/{id}", responses=answers(404, _200=EndedJob))
     async def end_job(id: str, who: Principal = writer) -> Json:  # noqa: A002
@@ -66,7 +66,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
         return {"id": id, "deleted": deleted, "state": state}
 
 
-def _request(body: JobBody) -> Request:
+def request_of(body: JobBody) -> Request:
     sets = {name: _rows(getattr(body.params, name)) for name in ("forget", "retain", "perturbed")}
     given = {name: len(rows) for name, rows in sets.items() if rows is not None}
     params, adapters = dict(body.params.model_extra or {}), tuple(body.params.adapters)
@@ -77,7 +77,7 @@ def _rows(examples: list[ExampleBody] | None) -> tuple[Json, ...] | None:
     return None if examples is None else tuple(example.model_dump(exclude_none=True) for example in examples)
 
 
-def _place(cursor: str | None) -> tuple[float, str] | None:
+def place(cursor: str | None) -> tuple[float, str] | None:
     text = decode_cursor(cursor)
     if text is None:
         return None
@@ -88,7 +88,7 @@ def _place(cursor: str | None) -> tuple[float, str] | None:
         raise BadRequest("The cursor is not one that this server gave.", param="cursor") from None
 
 
-def _view(job: Job) -> Json:
+def view_of(job: Job) -> Json:
     return {
         "id": job.id,
         "kind": job.kind,

@@ -31,7 +31,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
     @router.get("/keys", responses=answers(_200=KeyPage))
     def list_keys(who: Principal = admin) -> Json:
         """All keys, oldest first, without the keys themselves."""
-        return {"data": [_view(key) for key in services.authenticator.all()], "next_cursor": None}
+        return {"data": [view_of(key) for key in services.authenticator.all()], "next_cursor": None}
 
     @router.post(
         "/keys", status_code=201, responses=answers(_201=NewKey, _202=Lagging), openapi_extra=takes(KeyBody)
@@ -39,11 +39,11 @@ def add_routes(router: APIRouter, services: Services) -> None:
     async def create_key(who: Principal = admin, body: Json = Depends(json_body)) -> JSONResponse:
         """A new key, shown this once and stored as a digest."""
         wanted = validated(KeyBody, body)
-        expires_at = _future(wanted.expires_at)
+        expires_at = future(wanted.expires_at)
         key, token = await run_in_threadpool(
             services.authenticator.create, wanted.role, wanted.tenant, expires_at
         )
-        return await settled(services, {**_view(key), "key": token}, 201)
+        return await settled(services, {**view_of(key), "key": token}, 201)
 
     @router.delete("/keys/{id}", responses=answers(404, _200=OpenObject, _202=Lagging))
     async def revoke_key(id: str, who: Principal = admin) -> JSONResponse:  # noqa: A002 - the name in the path
@@ -52,7 +52,7 @@ def add_routes(router: APIRouter, services: Services) -> None:
         return await settled(services, {"id": id, "deleted": True})
 
 
-def _future(moment: datetime | None) -> float | None:
+def future(moment: datetime | None) -> float | None:
     if moment is None:
         return None
     seconds = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
@@ -61,7 +61,7 @@ def _future(moment: datetime | None) -> float | None:
     return seconds
 
 
-def _view(key: Key) -> Json:
+def view_of(key: Key) -> Json:
     return {
         "id": key.id,
         "role": key.role,

@@ -38,6 +38,7 @@ class Admin:
     authenticator: Authenticator
     jobs: Runner
     laggards: list[Laggard]
+    services: Services
     app: FastAPI
     http: TestClient
     denied: list[LetheError]
@@ -71,26 +72,23 @@ def admin(folder: Path, **options: Any) -> Iterator[Admin]:
 
     app, denied = FastAPI(), list[LetheError]()
     evidence = Evidence(store, register, SECRETS)
-    app.include_router(
-        admin_router(
-            Services(
-                register,
-                jobs,
-                log,
-                authenticator,
-                evidence,
-                check,
-                check,
-                status,
-                store.audit,
-                denied.append,
-                settled,
-            )
-        )
+    services = Services(
+        register,
+        jobs,
+        log,
+        authenticator,
+        evidence,
+        check,
+        check,
+        status,
+        store.audit,
+        denied.append,
+        settled,
     )
+    app.include_router(admin_router(services))
     headers = {"Authorization": f"Bearer {ADMIN}"}
     base_url = f"http://lethe{PREFIX}"
     with TestClient(app, base_url=base_url, headers=headers, raise_server_exceptions=False) as http:
-        yield Admin(store, register, log, authenticator, jobs, laggards, app, http, denied)
+        yield Admin(store, register, log, authenticator, jobs, laggards, services, app, http, denied)
     register.close()
     store.close()

@@ -1,0 +1,53 @@
+"""Keys: made, shown once, revoked."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+
+from starlette.responses import Response
+
+from guard.errors import LetheError
+from server.admin.keys import future, view_of
+from server.admin.route import validated
+from server.admin.schemas import KeyBody
+from server.auth import ROLES, Permission
+from server.console.desk import Page, Visit
+
+
+async def show(visit: Visit) -> Response:
+    return _page(visit)
+
+
+async def create(visit: Visit) -> Response:
+    """The only page that ever shows the key itself. It is the answer to the form: a reload makes no second one unseen."""
+    given = {name: visit.given(name).strip() or None for name in ("role", "tenant", "expires_at")}
+    try:
+        wanted = validated(KeyBody, given)
+        moment: datetime | None = wanted.expires_at
+        made, key = await asyncio.to_thread(
+            visit.services.authenticator.create, wanted.role, wanted.tenant, future(moment)
+        )
+    except LetheError as error:
+        if error.status >= 500:
+            raise
+        return _page(visit, error.status, wrong={error.param or "": error.message}, given=given)
+    return _page(visit, 201, made={**view_of(made), "key": key})
+
+
+async def revoke(visit: Visit) -> Response:
+    await asyncio.to_thread(visit.services.authenticator.revoke, visit.part("id"))
+    return visit.go("/keys", done="revoked")
+
+
+def _page(visit: Visit, status: int = 200, **more: object) -> Response:
+    listed = [view_of(key) for key in visit.services.authenticator.all()]
+    values = {"made": None, "wrong": {}, "given": {}, "roles": ROLES, "listed": listed, **more}
+    return visit.page("keys.html", status, here="keys", **values)
+
+
+PAGES = (
+    Page("GET", "/keys", show, Permission.KEYS, whole=True),
+    Page("POST", "/keys", create, Permission.KEYS, whole=True),
+    Page("POST", "/keys/{id}/revoke", revoke, Permission.KEYS, whole=True),
+)
