@@ -21,7 +21,9 @@ class Access(StrEnum):
     CHECK = "check"  # checks for gateways, which ask for the key themselves
     CONTROL = "control"  # engine control: admin keys only
     ADMIN = "admin"  # the admin API checks the role itself, route by route
-    CONSOLE = "console"  # the console checks its session and the role of the session's key itself, page by page
+    CONSOLE = (
+        "console"  # the console checks its session and the role of the session's key itself, page by page
+    )
     CLOSED = "closed"  # does not exist here
 
 

@@ -64,7 +64,9 @@ async def submit(visit: Visit) -> Response:
     given: Json = {f"params.{name}": visit.given(f"params.{name}") for name in fields}
     given |= {name: visit.given(name) for name in ("target", "params.adapters")}
     given["attach"] = bool(visit.given("attach"))
-    params = {name: _value(of, text) for name, of in fields.items() if (text := given[f"params.{name}"].strip())}
+    params = {
+        name: _value(of, text) for name, of in fields.items() if (text := given[f"params.{name}"].strip())
+    }
     try:
         adapters = show.from_lines(given["params.adapters"])
         body = {**params, "adapters": adapters, "attach": given["attach"]}
@@ -78,7 +80,7 @@ async def submit(visit: Visit) -> Response:
     except LetheError as error:
         if error.status >= 500:
             raise
-        param = "target" if error.status == 404 else error.param or ""
+        param = "target" if error.status == 404 else ".".join((error.param or "").split(".")[:2])
         return await _form(visit, kind, given, status=error.status, wrong={param: error.message})
     return visit.go(f"/jobs/{made.id}")
 

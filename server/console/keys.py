@@ -20,7 +20,7 @@ async def show(visit: Visit) -> Response:
 
 
 async def create(visit: Visit) -> Response:
-    """The only page that ever shows the key itself. It is the answer to the form: a reload makes no second one unseen."""
+    """The only page that ever shows the key itself."""
     given = {name: visit.given(name).strip() or None for name in ("role", "tenant", "expires_at")}
     try:
         wanted = validated(KeyBody, given)

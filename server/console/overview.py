@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from starlette.responses import Response
 
 from server.auth import Permission
@@ -14,7 +16,7 @@ async def overview(visit: Visit) -> Response:
     """A key that belongs to a tenant sees the counts and failures of its own targets."""
     register, tenant = visit.services.register, visit.who.tenant
     status = {**await visit.services.status(), **register.status(tenant)}
-    expired = []
+    expired: list[dict[str, Any]] = []
     if visit.who.may(Permission.READ_TARGETS) and status["targets"]["expired"]:
         expired, _ = register.views(limit=SHOWN, state="expired", tenant=tenant)
     return visit.page("overview.html", here="", status=status, expired=expired, shown=SHOWN)

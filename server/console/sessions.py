@@ -88,8 +88,8 @@ class Attempts:
 
     def wait(self, client: str) -> float:
         """Seconds until the client may try again, 0 if it may now."""
-        failures = self._failures.get(client, ())
-        if len(failures) < self._tries:
+        failures = self._failures.get(client)
+        if failures is None or len(failures) < self._tries:
             return 0.0
         return max(0.0, failures[0] + self._within_s - self._clock())
 

@@ -85,7 +85,7 @@ def marked(text: str, spans: Iterable[tuple[int, int]]) -> list[tuple[str, bool]
 
 def as_lines(items: Sequence[str]) -> str:
     """A list as a field of the form shows it: one on each line, or JSON where that would change one."""
-    plain = all(item == item.strip() and item and "\n" not in item and "\r" not in item for item in items)
+    plain = all(item == item.strip() and item.splitlines() == [item] for item in items)
     if plain and not (items and items[0].startswith("[")):
         return "\n".join(items)
     return json.dumps(list(items), ensure_ascii=False, indent=1)
@@ -122,7 +122,7 @@ def read_json(text: str) -> Any:
 def moment(iso: Any) -> str:
     """A time to the second, in UTC."""
     if iso in (None, ""):
-        return "–"
+        return "-"
     if isinstance(iso, str):
         iso = datetime.fromisoformat(iso)
     elif not isinstance(iso, datetime):
@@ -136,11 +136,11 @@ def local(iso: Any) -> str:
 
 
 def score(value: Any) -> str:
-    return "–" if value is None else f"{float(value):.3f}"
+    return "-" if value is None else f"{float(value):.3f}"
 
 
 def percent(value: Any) -> str:
-    return "–" if value is None else f"{float(value):.2%}"
+    return "-" if value is None else f"{float(value):.2%}"
 
 
 def pretty(value: Any) -> str:

@@ -14,11 +14,10 @@ from guard.ledger import TargetState
 from guard.register import Caller, Precondition
 from guard.targets import TargetSpec
 from server.admin.route import decode_cursor, encode_cursor
-from server.admin.targets import view_etag
 from server.auth import Permission
 from server.console import show
 from server.console.desk import Page, Visit, number
-from server.console.target_form import CHOICES, POLICIES, Filled, filled, fields_of
+from server.console.target_form import CHOICES, POLICIES, Filled, fields_of, filled
 
 Json = dict[str, Any]
 
@@ -57,9 +56,7 @@ async def calibration(visit: Visit) -> Response:
         limit=PLOTS, after=after, tenant=visit.who.tenant, search=visit.asked("search")
     )
     shown = [(view, show.plots(view["calibration"])) for view in data]
-    return visit.page(
-        "calibration.html", here="calibration", targets=shown, cursor=encode_cursor(following)
-    )
+    return visit.page("calibration.html", here="calibration", targets=shown, cursor=encode_cursor(following))
 
 
 async def target(visit: Visit) -> Response:
@@ -166,9 +163,7 @@ async def _refused(visit: Visit, form: Filled, raw: Json, view: Json | None) -> 
         return _form(visit, form.shown, status=400, wrong=form.wrong, target=view)
     if visit.given("action") != "check":
         return None
-    if view is not None and specs.same_detection(
-        specs.read_spec(view, view["id"], {}), _or_old(raw, view)
-    ):
+    if view is not None and specs.same_detection(specs.read_spec(view, view["id"], {}), _or_old(raw, view)):
         problems = await visit.services.register.validate(raw, _caller(visit, force=True))
     else:
         problems = await visit.services.register.validate(raw, _caller(visit))

@@ -24,7 +24,12 @@ from tests.guard.register_fakes import SECRETS, Clock
 from tests.server.admin_app import ADMIN, Admin, admin
 
 ORIGIN = "http://lethe"
-PROOF = {"client": "GuardedAsyncLLM", "worker": "GuardedWorker", "layers": 4, "sites": ["embedding", "residual"]}
+PROOF = {
+    "client": "GuardedAsyncLLM",
+    "worker": "GuardedWorker",
+    "layers": 4,
+    "sites": ["embedding", "residual"],
+}
 
 
 @dataclass
