@@ -130,6 +130,7 @@ TABLE: tuple[Route, ...] = (
         "/console/reports",
         "/console/reports/{name}",
         "/console/reports/{name}/page",
+        "/console/audit",
         "/console/keys",
         "/console/keys/{id}/revoke",
     ),

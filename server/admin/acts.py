@@ -39,8 +39,12 @@ def of(request: Request, path: str) -> Act | None:
         return None
     if action == "targets.delete" and _says(request, "purge"):
         action = "targets.purge"
+    return act(action, request, of_target="/targets/" in path)
+
+
+def act(action: str, request: Request, *, of_target: bool) -> Act:
+    """What the request says of the act: what it is about, by the path, and where it came from."""
     about = next(iter(request.path_params.values()), None)
-    of_target = "/targets/" in path
     request_id = request.headers.get("x-request-id", "")
     return Act(
         action,

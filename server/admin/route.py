@@ -88,18 +88,29 @@ def recorded(services: Services) -> type[AdminRoute]:
 
 
 async def _recorded(services: Services, act: Act, response: Response) -> Response:
-    """What the store has recorded with its write is done; the rest is recorded now. What failed has changed nothing,
-    or less than it should: its answer stands, whether the trail can be written or not."""
-    status = response.status_code
+    """What failed has changed nothing, or less than it should: its answer stands, whether the trail can be written or
+    not."""
+    try:
+        await conclude(services, act, response.status_code)
+    except LetheError as error:
+        return response if response.status_code >= 400 else errors.response(error)
+    return response
+
+
+async def conclude(services: Services, act: Act, status: int) -> None:
+    """What the store has recorded with its write is done; the rest is recorded now, with the status of the answer.
+
+    Raises:
+        GuardUnavailable: the trail cannot be written, which the log says too.
+    """
     if act.written and status < 400:
-        return response
+        return
     outcome: Outcome = "done" if status < 400 else "refused" if status < 500 else "failed"
     try:
         await run_in_threadpool(services.audit.add, act, outcome, status)
     except LetheError as error:
         logger.error("the audit trail could not be written: %s", error.message)
-        return response if status >= 400 else errors.response(error)
-    return response
+        raise
 
 
 async def begin(services: Services, subject: str) -> None:

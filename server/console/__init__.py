@@ -11,7 +11,7 @@ from itertools import groupby
 from fastapi import APIRouter
 from starlette.requests import Request
 
-from server.console import assets, decisions, jobs, keys, overview, playing, reports, targets
+from server.console import assets, audit, decisions, jobs, keys, overview, playing, reports, targets
 from server.console.desk import PREFIX, Desk, Page, endpoint, guarded, log_in, log_out, show_login
 
 PAGES: tuple[Page, ...] = (
@@ -21,6 +21,7 @@ PAGES: tuple[Page, ...] = (
     *decisions.PAGES,
     *jobs.PAGES,
     *reports.PAGES,
+    *audit.PAGES,
     *keys.PAGES,
     Page("POST", "/logout", log_out, None),
 )

@@ -1,7 +1,8 @@
 """What every page of the console passes: the session, its key as it stands now, the role, the form's token, headers.
 
 A page is a function of a `Visit`. It is not called before all of that is in order, and it has no powers but those of
-the key that logged in: it calls the services of the admin API with that key's role and tenant.
+the key that logged in: it calls the services of the admin API with that key's role and tenant, and what it changes goes
+into the same audit trail.
 """
 
 from __future__ import annotations
@@ -21,9 +22,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
+from guard import trail
 from guard.config import ConsoleSettings
 from guard.errors import BadRequest, Forbidden, LetheError, Unauthorized
+from guard.trail import Actor
 from server import errors
+from server.admin import acts
+from server.admin.route import conclude
 from server.admin.services import Services
 from server.auth import Permission, Principal
 from server.console import show
@@ -168,6 +173,11 @@ class Visit:
         """To another page, after something was done."""
         return RedirectResponse(PREFIX + path + (f"?{urlencode(query)}" if query else ""), 303)
 
+    async def done(self, path: str, what: str = "") -> Response:
+        """To another page, after something was written; it says so, and whether other servers do not have it yet."""
+        lagging = {"lagging": "yes"} if await self.services.settled() else {}
+        return self.go(path, **({"done": what} if what else {}), **lagging)
+
     def link(self, **changed: str | None) -> str:
         """This page with other parameters, the rest as they are."""
         query = {**self.request.query_params, **changed}
@@ -179,13 +189,15 @@ Handler = Callable[[Visit], Awaitable[Response]]
 
 @dataclass(frozen=True)
 class Page:
-    """`whole`: not for keys that belong to a tenant. `permission` None: for everybody who may log in."""
+    """`whole`: not for keys that belong to a tenant. `permission` None: for everybody who may log in. `act` gives what
+    the audit trail calls it, None where this form changes nothing."""
 
     method: str
     path: str
     handle: Handler
     permission: Permission | None
     whole: bool = False
+    act: Callable[[Visit], str | None] = lambda visit: None
 
 
 def endpoint(desk: Desk, pages: Mapping[str, Page]) -> Callable[[Request], Awaitable[Response]]:
@@ -196,19 +208,48 @@ def endpoint(desk: Desk, pages: Mapping[str, Page]) -> Callable[[Request], Await
         if visit is None:
             return RedirectResponse(f"{PREFIX}/login", 303)
         page = pages["GET" if request.method == "HEAD" else request.method]
-        if page.permission is not None and not visit.who.may(page.permission):
-            raise Forbidden(f"A key with the role '{visit.who.role}' may not do this.")
-        if page.whole and not visit.whole:
-            raise Forbidden("A key that belongs to a tenant may not do this.")
+        demand_right(page, visit)
         if page.method == "GET":
             return await page.handle(visit)
         demand_origin(desk, request)
         async with request.form(max_files=FILES, max_fields=FIELDS) as form:
             if not is_form_token(visit.session_id, str(form.get("token", ""))):
                 raise Forbidden("This form is not of your session; load the page again.")
-            return await page.handle(Visit(desk, request, visit.who, visit.session_id, form))
+            return await recorded(page, Visit(desk, request, visit.who, visit.session_id, form))
 
     return guarded(desk, serve)
+
+
+def demand_right(page: Page, visit: Visit) -> None:
+    """Raises Forbidden: this key may not do this."""
+    told = None
+    if page.permission is not None and not visit.who.may(page.permission):
+        told = f"A key with the role '{visit.who.role}' may not do this."
+    elif page.whole and not visit.whole:
+        told = "A key that belongs to a tenant may not do this."
+    if told is not None:
+        error = Forbidden(told)
+        visit.services.denied(error)
+        raise error
+
+
+async def recorded(page: Page, visit: Visit) -> Response:
+    """What the page answers to a form. An act goes into the audit trail, whatever came of it, as the admin API's do."""
+    name = page.act(visit)
+    if name is None:
+        return await page.handle(visit)
+    act = acts.act(name, visit.request, of_target=page.path.startswith("/targets/"))
+    act.by = Actor(visit.who.key_id, visit.who.role, visit.who.tenant)
+    with trail.following(act):
+        try:
+            response = await page.handle(visit)
+        except Exception as error:
+            response = failure(visit.desk, visit.request, error)
+    try:
+        await conclude(visit.services, act, response.status_code)
+    except LetheError as error:
+        return response if response.status_code >= 400 else failure(visit.desk, visit.request, error)
+    return response
 
 
 def guarded(
@@ -274,6 +315,7 @@ async def log_in(desk: Desk, request: Request) -> Response:
         who = desk.services.authenticator.require(f"Bearer {key}" if key else None, ENTRY)
     except LetheError as error:
         desk.attempts.failed(client)
+        desk.services.denied(error)
         told = "Type a key." if not key else error.message
         return desk.render("login.html", error.status, visit=None, told=told)
     desk.sessions.end(request.cookies.get(COOKIE, ""))

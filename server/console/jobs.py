@@ -145,7 +145,7 @@ async def _form(
 PAGES = (
     Page("GET", "/jobs", index, Permission.READ_JOBS),
     Page("GET", "/jobs/{id}", job, Permission.READ_JOBS),
-    Page("POST", "/jobs/{id}/end", end, Permission.JOBS),
+    Page("POST", "/jobs/{id}/end", end, Permission.JOBS, act=lambda _: "jobs.end"),
     Page("GET", "/new-job", new, Permission.JOBS),
-    Page("POST", "/new-job", submit, Permission.JOBS),
+    Page("POST", "/new-job", submit, Permission.JOBS, act=lambda _: "jobs.create"),
 )

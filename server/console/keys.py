@@ -32,22 +32,31 @@ async def create(visit: Visit) -> Response:
         if error.status >= 500:
             raise
         return _page(visit, error.status, wrong={error.param or "": error.message}, given=given)
-    return _page(visit, 201, made={**view_of(made), "key": key})
+    lagging = bool(await visit.services.settled())
+    return _page(visit, 201, made={**view_of(made), "key": key}, lagging=lagging)
 
 
 async def revoke(visit: Visit) -> Response:
     await asyncio.to_thread(visit.services.authenticator.revoke, visit.part("id"))
-    return visit.go("/keys", done="revoked")
+    return await visit.done("/keys", "revoked")
 
 
 def _page(visit: Visit, status: int = 200, **more: object) -> Response:
     listed = [view_of(key) for key in visit.services.authenticator.all()]
-    values = {"made": None, "wrong": {}, "given": {}, "roles": ROLES, "listed": listed, **more}
+    values = {
+        "made": None,
+        "lagging": False,
+        "wrong": {},
+        "given": {},
+        "roles": ROLES,
+        "listed": listed,
+        **more,
+    }
     return visit.page("keys.html", status, here="keys", **values)
 
 
 PAGES = (
     Page("GET", "/keys", show, Permission.KEYS, whole=True),
-    Page("POST", "/keys", create, Permission.KEYS, whole=True),
-    Page("POST", "/keys/{id}/revoke", revoke, Permission.KEYS, whole=True),
+    Page("POST", "/keys", create, Permission.KEYS, whole=True, act=lambda _: "keys.create"),
+    Page("POST", "/keys/{id}/revoke", revoke, Permission.KEYS, whole=True, act=lambda _: "keys.revoke"),
 )

@@ -33,6 +33,11 @@ async def ask(visit: Visit) -> Response:
     return _page(visit, played=played, pieces=_pieces(played))
 
 
+def _act(visit: Visit) -> str | None:
+    """Who asks without the guard is in the audit trail too, whether it was granted or not."""
+    return "playground.unguarded" if visit.given("unguarded") else None
+
+
 def _question(visit: Visit) -> Question:
     tenant = visit.given("tenant").strip() or None
     if not visit.whole and tenant not in (None, visit.who.tenant):
@@ -77,5 +82,5 @@ def _page(visit: Visit, status: int = 200, **more: object) -> Response:
 
 PAGES = (
     Page("GET", "/playground", form, Permission.CHECK),
-    Page("POST", "/playground", ask, Permission.CHECK),
+    Page("POST", "/playground", ask, Permission.CHECK, act=_act),
 )

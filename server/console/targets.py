@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, get_args
 
 from starlette.responses import Response
@@ -97,7 +97,7 @@ async def create(visit: Visit) -> Response:
         view = await visit.services.register.create(raw, _caller(visit))
     except LetheError as error:
         return _form(visit, form.shown, status=_status(error), wrong=_wrong(error))
-    return visit.go(f"/targets/{view['id']}", done="written")
+    return await visit.done(f"/targets/{view['id']}", "written")
 
 
 async def edit(visit: Visit) -> Response:
@@ -120,7 +120,7 @@ async def replace(visit: Visit) -> Response:
         await visit.services.register.put(view["id"], raw, _caller(visit, seen, force=accepted))
     except LetheError as error:
         return _form(visit, form.shown, status=_status(error), wrong=_wrong(error), target=view)
-    return visit.go(f"/targets/{view['id']}", done="written")
+    return await visit.done(f"/targets/{view['id']}", "written")
 
 
 async def ask_delete(visit: Visit) -> Response:
@@ -137,11 +137,11 @@ async def delete(visit: Visit) -> Response:
         return visit.page("target_delete.html", 400, here="targets", target=view, told=told)
     seen = Precondition(if_match=f'"{view["id"]}.{visit.given("version")}"')
     await visit.services.register.delete(view["id"], purge=purge, caller=_caller(visit, seen))
-    return visit.go("/targets", done="purged" if purge else "deleted")
+    return await visit.done("/targets", "purged" if purge else "deleted")
 
 
 async def ask_import(visit: Visit) -> Response:
-    return visit.page("import.html", here="targets", report=None, text="")
+    return visit.page("import.html", here="targets", report=None, text="", lagging=False)
 
 
 async def take_import(visit: Visit) -> Response:
@@ -153,8 +153,8 @@ async def take_import(visit: Visit) -> Response:
     report = await visit.services.register.import_lines(
         lines, atomic=bool(visit.given("atomic")), caller=_caller(visit)
     )
-    status = 422 if report["rejected"] else 200
-    return visit.page("import.html", status, here="targets", report=report, text=text)
+    lagging = bool(await visit.services.settled())
+    return visit.page("import.html", here="targets", report=report, text=text, lagging=lagging)
 
 
 async def _refused(visit: Visit, form: Filled, raw: Json, view: Json | None) -> Response | None:
@@ -224,17 +224,26 @@ def _safe(target_id: str) -> str:
     return target_id if specs.valid_id(target_id) else "target"
 
 
+def _act(name: str) -> Callable[[Visit], str | None]:
+    """A form that is only checked changes nothing."""
+    return lambda visit: None if visit.given("action") == "check" else name
+
+
+def _act_of_deleting(visit: Visit) -> str:
+    return "targets.purge" if visit.given("action") == "purge" else "targets.delete"
+
+
 PAGES = (
     Page("GET", "/targets", index, Permission.READ_TARGETS),
     Page("GET", "/calibration", calibration, Permission.READ_TARGETS),
     Page("GET", "/targets/{id}", target, Permission.READ_TARGETS),
     Page("GET", "/targets/{id}/evidence", evidence, Permission.READ_DECISIONS),
     Page("GET", "/new-target", new, Permission.WRITE_TARGETS),
-    Page("POST", "/new-target", create, Permission.WRITE_TARGETS),
+    Page("POST", "/new-target", create, Permission.WRITE_TARGETS, act=_act("targets.create")),
     Page("GET", "/targets/{id}/edit", edit, Permission.WRITE_TARGETS),
-    Page("POST", "/targets/{id}/edit", replace, Permission.WRITE_TARGETS),
+    Page("POST", "/targets/{id}/edit", replace, Permission.WRITE_TARGETS, act=_act("targets.put")),
     Page("GET", "/targets/{id}/delete", ask_delete, Permission.WRITE_TARGETS),
-    Page("POST", "/targets/{id}/delete", delete, Permission.WRITE_TARGETS),
+    Page("POST", "/targets/{id}/delete", delete, Permission.WRITE_TARGETS, act=_act_of_deleting),
     Page("GET", "/import", ask_import, Permission.WRITE_TARGETS),
-    Page("POST", "/import", take_import, Permission.WRITE_TARGETS),
+    Page("POST", "/import", take_import, Permission.WRITE_TARGETS, act=_act("targets.import")),
 )

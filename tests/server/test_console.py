@@ -250,9 +250,24 @@ def test_the_menu_shows_what_the_role_may_open(desk):
         role: set(re.findall(r'<a href="/console/(\w+)"', desk.as_(role).get("/console").text))
         for role in ROLES
     }
-    assert shown["admin"] == {"targets", "playground", "decisions", "calibration", "jobs", "reports", "keys"}
+    assert shown["admin"] == {
+        "targets",
+        "playground",
+        "decisions",
+        "calibration",
+        "jobs",
+        "reports",
+        "keys",
+        "audit",
+    }
     assert shown["auditor"] == shown["admin"] - {"keys"}
-    assert shown["operator"] == shown["auditor"] - {"playground", "decisions"}
+    assert shown["operator"] == shown["auditor"] - {"playground", "decisions", "audit"}
+
+
+def test_those_who_are_not_let_in_are_counted(desk):
+    desk.browser().post("/console/login", key="wrong")
+    desk.as_("operator").get("/console/keys")
+    assert [error.status for error in desk.admin.denied] == [401, 403]
 
 
 def test_whoever_may_not_see_the_status_may_not_come_in():
