@@ -161,16 +161,8 @@ def attach(
     app.include_router(admin_router(admin))
     guardrail = Guardrail(check, record)
     app.include_router(guardrail_router(guardrail, services.authenticator.require))
-    console = services.settings.console
-    if console.enabled:
-        desk = Desk(
-            admin,
-            EnginePlayground(check, Asking(engine), services.log.record),
-            services.settings.reports_dir,
-            console,
-            Sessions(console.idle_minutes * 60, console.session_hours * 3600),
-        )
-        app.include_router(console_router(desk))
+    if services.settings.console.enabled:
+        app.include_router(console_router(_desk(services, admin, check, engine)))
     app.include_router(health_router(live.unready))
     metrics.mount(app)
     app.openapi_schema = None
@@ -186,4 +178,16 @@ def attach(
         judge_tools=services.guard.tools,
         still=services.guard.still,
         tracing=tracing,
+    )
+
+
+def _desk(services: Services, admin: AdminServices, check: Checker, engine: GuardedAsyncLLM) -> Desk:
+    """What the console's pages are made of. Its own tries are in the decision log, and not in the metrics."""
+    settings = services.settings.console
+    return Desk(
+        admin,
+        EnginePlayground(check, Asking(engine), services.log.record),
+        services.settings.reports_dir,
+        settings,
+        Sessions(settings.idle_minutes * 60, settings.session_hours * 3600),
     )
