@@ -16,6 +16,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,7 @@ from guard.artifacts import ArtifactStore, weights_folder
 from guard.audit import DecisionLog
 from guard.config import Settings, load_settings
 from guard.crypto import Secrets
-from guard.errors import ConfigError, PreconditionFailed, StartupError
+from guard.errors import ConfigError, LetheError, PreconditionFailed, StartupError
 from guard.evidence import Evidence
 from guard.library import Library
 from guard.pipeline import Guard
@@ -81,9 +82,16 @@ def serve(options: ServeOptions) -> None:
     )
     args = serving.parse(argv)
     args.middleware = [*args.middleware, "server.gate.Gate"]
+    if (args.api_server_count or 1) > 1:
+        if settings.server.admin_port is None:
+            raise ConfigError(
+                "--api-server-count needs --admin-port: one of the processes answers administration there."
+            )
+        serving.serve_by_several(args, partial(_serve_one_of_several, settings, options.demo))
+        return
     import uvloop
 
-    uvloop.run(_serve(settings, args, seed_demo=options.demo))
+    uvloop.run(_serve(settings, args, serving.bind(args), seed_demo=options.demo))
 
 
 def settings_of(options: ServeOptions) -> Settings:
@@ -134,15 +142,17 @@ def vllm_argv(options: ServeOptions, settings: Settings) -> list[str]:
 
 
 @asynccontextmanager
-async def services_of(settings: Settings) -> AsyncIterator[Services]:
-    """Open all state and compile every stored target; closed again at the end."""
+async def services_of(settings: Settings, *, number: int = 0) -> AsyncIterator[Services]:
+    """Open all state and compile every stored target; closed again at the end. `number` counts the processes that serve
+    one engine."""
     from guard import detection
     from server.app import Services
 
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     secrets = Secrets.load(settings.data_dir, _plain(settings.auth.master_key))
     store = Store(settings.store_url, secrets)
-    announce(store, settings)
+    if number == 0:
+        announce(store, settings)
     cache = settings.data_dir / "cache"
     encoder = detection.load_encoder(
         settings.encoder.name,
@@ -167,7 +177,7 @@ async def services_of(settings: Settings) -> AsyncIterator[Services]:
         store,
         register,
         authenticator,
-        name=f"{socket.gethostname()}:{settings.server.port}",
+        name=f"{socket.gethostname()}:{settings.server.port}" + (f"/{number}" if number else ""),
         max_age=settings.store.max_snapshot_age,
     )
     wanted = settings.decision_log
@@ -181,7 +191,7 @@ async def services_of(settings: Settings) -> AsyncIterator[Services]:
     decisions.start()
     watch = asyncio.create_task(register.watch())
     limiter = Limiter(settings.tenants, store.usage)
-    upkeep = asyncio.create_task(keep(*chores(settings, store, limiter, authenticator)))
+    upkeep = asyncio.create_task(keep(*chores(settings, store, limiter)))
     judging = settings.detection
     with ThreadPoolExecutor(judging.concurrency, thread_name_prefix="detection") as executor:
         guard = Guard(
@@ -230,13 +240,10 @@ async def services_of(settings: Settings) -> AsyncIterator[Services]:
             store.close()
 
 
-def chores(
-    settings: Settings, store: Store, limiter: Limiter, authenticator: Authenticator
-) -> Iterator[Chore]:
+def chores(settings: Settings, store: Store, limiter: Limiter) -> Iterator[Chore]:
     """What is done again and again beside serving."""
     retained = settings.audit.retain_days * 86_400
     yield Chore("pruning the audit trail", 3_600, lambda: store.audit.prune(time.time() - retained))
-    yield Chore("noting when keys were used", 60, authenticator.note_uses)
     if limiter.quotas:
         yield Chore("exchanging the tokens of the day", EXCHANGE_SECONDS, limiter.exchange)
 
@@ -254,17 +261,40 @@ def _plain(secret: SecretStr | None) -> str | None:
     return secret.get_secret_value() if secret else None
 
 
-async def _serve(settings: Settings, args: Any, *, seed_demo: bool) -> None:
+def _serve_one_of_several(
+    settings: Settings, demo: bool, _address: Any, sock: socket.socket, args: Any, client: dict[str, Any]
+) -> None:
+    """What each process does where several serve one engine. The first does what must be done once: it makes the first
+    key, seeds the demo and runs jobs."""
+    import uvloop
+
+    number = client["client_index"]
+    if number:
+        settings = settings.model_copy(update={"jobs": settings.jobs.model_copy(update={"parallel": 0})})
+    try:
+        uvloop.run(_serve(settings, args, sock, seed_demo=demo and number == 0, client=client))
+    except LetheError as error:
+        sys.exit(f"Error: {error.message}")
+
+
+async def _serve(
+    settings: Settings,
+    args: Any,
+    sock: socket.socket,
+    *,
+    seed_demo: bool,
+    client: dict[str, Any] | None = None,
+) -> None:
     from guard.engine import launch, loading, serving
     from server.app import attach
 
-    sock = serving.bind(args)
-    place = settings.server
-    admin_sock = listener.bind(place.admin_host, place.admin_port) if place.admin_port else None
-    async with services_of(settings) as services:
+    place, number = settings.server, client["client_index"] if client else 0
+    admin_port = place.admin_port if number == 0 else None
+    admin_sock = listener.bind(place.admin_host, admin_port) if admin_port else None
+    async with services_of(settings, number=number) as services:
         if seed_demo:
             await seed(services)
-        async with serving.running_engine(args) as engine:
+        async with serving.running_engine(args, client) as engine:
             proof = await launch.prove(engine)
             engine.guard = services.guard
             workers = await loading.EngineWorkers.of(engine)
@@ -283,7 +313,7 @@ async def _serve(settings: Settings, args: Any, *, seed_demo: bool) -> None:
                         print(
                             f"Lethe is ready on http://{args.host}:{args.port}", file=sys.stderr, flush=True
                         )
-                        await serving.serve_until_stopped(app, args, sock)
+                        await serving.serve_until_stopped(app, args, sock, client)
             finally:
                 await services.jobs.close()
                 await services.register.detach()

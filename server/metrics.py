@@ -8,16 +8,27 @@ register, the decision log, the store) is read when somebody asks for the page. 
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 from collections import Counter as Counts
+from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import product
 from typing import Any, Literal, TypeVar, get_args
 
 from fastapi import FastAPI
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, Counter, Histogram, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    REGISTRY,
+    CollectorRegistry,
+    Counter,
+    Histogram,
+    generate_latest,
+)
+from prometheus_client.metrics_core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import Response
@@ -36,13 +47,14 @@ from guard.store import Store
 from guard.store.jobs import State as JobState
 from guard.targets import Policy
 from guard.types import Action, Mode, Site
-from server.auth import Authenticator
 from server.routes import TABLE as ROUTES
 from server.routes import Access
 
 T = TypeVar("T")
 
 PROBE_SECONDS = 2.0
+SHARED = "PROMETHEUS_MULTIPROC_DIR"
+"""The variable that names the folder where processes count together, which vLLM sets where several serve."""
 OTHER = "other"
 
 
@@ -66,7 +78,6 @@ class Sources:
     library: Library
     store: Store
     replica: Replica
-    authenticator: Authenticator
     ready: bool = False
     stored: Stored | None = None
 
@@ -79,8 +90,8 @@ Read = Callable[[Sources], Mapping[Any, float] | None]
 class Metric:
     """A metric: its name (with the unit), what it tells, and every value that its labels can have beside `other`.
 
-    With `read` its numbers are read for each page; without, they are counted as requests end. `buckets` are those of a
-    histogram, in its unit.
+    With `read` its numbers are kept elsewhere: a gauge is read for each page, a counter catches up with them as
+    requests end. Without, they are counted here. `buckets` are those of a histogram, in its unit.
     """
 
     kind: Literal["counter", "gauge", "histogram"]
@@ -241,18 +252,6 @@ TABLE: tuple[Metric, ...] = (
     ),
     Metric(
         "gauge",
-        "lethe_targets_expiring",
-        "Enforced targets that expire within 7 days.",
-        read=_one(lambda of: len(of.register.expiring())),
-    ),
-    Metric(
-        "gauge",
-        "lethe_keys_expiring",
-        "API keys that expire within 7 days and have no successor.",
-        read=_one(lambda of: len(of.authenticator.expiring())),
-    ),
-    Metric(
-        "gauge",
         "lethe_jobs",
         "Jobs in the store by state.",
         {"state": get_args(JobState)},
@@ -277,7 +276,9 @@ class Metrics:
     def __init__(self, sources: Sources, unready: Callable[[], Awaitable[str | None]]) -> None:
         self._sources = sources
         self._unready = unready
-        self._counts = {m.name: _counted(m) for m in TABLE if m.read is None}
+        self._counts = {m.name: _counted(m) for m in TABLE if m.kind != "gauge"}
+        self._seen: defaultdict[tuple[str, tuple[str, ...]], float] = defaultdict(float)
+        self._lock = threading.Lock()
 
     def count(self, context: RequestContext, status: int, finished_at: float) -> None:
         """A request has ended, `finished_at` seconds since the epoch."""
@@ -302,6 +303,7 @@ class Metrics:
                 self._add("lethe_tools_withheld_total", amount=event["withheld"])
         if context.failure is not None:
             self.failed(context.failure)
+        self._catch_up()
 
     def failed(self, error: LetheError) -> None:
         """A request ended with `error`."""
@@ -338,17 +340,34 @@ class Metrics:
             return None
 
     def _page(self, sources: Sources) -> bytes:
-        """What vLLM counts in this process, and ours."""
-        return generate_latest(REGISTRY) + generate_latest(_Families([*self._families(sources)]))
+        """What vLLM counts, and ours; of several processes that serve one engine, what all of them have counted."""
+        self._catch_up()
+        own = generate_latest(_Families([*self._gauges(sources)]))
+        if not os.environ.get(SHARED):
+            return generate_latest(REGISTRY) + generate_latest(_Families([*self._counted()])) + own
+        everybody = CollectorRegistry()
+        MultiProcessCollector(everybody)
+        return generate_latest(everybody) + own
 
-    def _families(self, sources: Sources) -> Iterator[Family]:
+    def _gauges(self, sources: Sources) -> Iterator[Family]:
         for metric in TABLE:
-            if metric.read is not None:
+            if metric.kind == "gauge" and metric.read is not None:
                 yield _reading(metric, metric.read, sources)
-                continue
-            for family in self._counts[metric.name].collect():
+
+    def _counted(self) -> Iterator[Family]:
+        for counts in self._counts.values():
+            for family in counts.collect():
                 family.samples = [s for s in family.samples if not s.name.endswith("_created")]
                 yield family
+
+    def _catch_up(self) -> None:
+        """What others count that have no counters of their own."""
+        with self._lock:
+            for metric in TABLE:
+                if metric.kind == "counter" and metric.read is not None:
+                    for values, number in (metric.read(self._sources) or {}).items():
+                        self._add(metric.name, *values, amount=number - self._seen[metric.name, values])
+                        self._seen[metric.name, values] = number
 
     def _add(self, name: str, *values: str, amount: float = 1) -> None:
         self._of(name, values).inc(amount)
@@ -396,8 +415,7 @@ def _counted(metric: Metric) -> Counter | Histogram:
 
 def _reading(metric: Metric, read: Read, sources: Sources) -> Family:
     """The metric as it is now."""
-    kind = CounterMetricFamily if metric.kind == "counter" else GaugeMetricFamily
-    family = kind(metric.name, metric.help, labels=[*metric.labels])
+    family = GaugeMetricFamily(metric.name, metric.help, labels=[*metric.labels])
     found = read(sources)
     if found is not None:
         for values in metric.series:

@@ -74,7 +74,8 @@ class Resighted(Exception):
 
 
 class GuardedAsyncLLM(AsyncLLM):
-    """vLLM's engine client with a verdict before every prompt. `guard` is set once by the launcher."""
+    """vLLM's engine client with a verdict before every prompt. `guard` is set once by the launcher; `origin` tells it
+    from other clients of the same engine."""
 
     guard: Admitter | None = None
 
@@ -82,7 +83,8 @@ class GuardedAsyncLLM(AsyncLLM):
         super().__init__(*args, **kwargs)
         self.salts = rewriting.Salts()
         self.queues = Queues()
-        self.reports = Reports(lambda: self.collective_rpc("lethe_drain"))
+        self.origin = uuid.uuid4().hex
+        self.reports = Reports(lambda: self.collective_rpc("lethe_drain", args=(self.origin,)))
         self.adapters = Adapters.of(self)
 
     async def generate(
@@ -160,7 +162,7 @@ class GuardedAsyncLLM(AsyncLLM):
         prompt, edits = self._edited_prompt(given, read_prompt, admission.plan)
         request_id = f"lethe-score-{uuid.uuid4().hex}"
         prompt = salted(prompt, f"@{request_id}")
-        order = Order(uuid.uuid4().hex, prompt["cache_salt"], edits, forced=tuple(continuation))
+        order = Order(self._ticket(), prompt["cache_salt"], edits, forced=tuple(continuation))
         async with aclosing(self._ordered(order, prompt, params, request_id, {})) as outputs:
             async for output in outputs:
                 if output.finished:
@@ -345,7 +347,7 @@ class GuardedAsyncLLM(AsyncLLM):
         """
         params = copy(call.params)
         params.skip_reading_prefix_cache = True  # gates see what is computed, and only that
-        order = Order(uuid.uuid4().hex, "", watches=admission.plan.watches)
+        order = Order(self._ticket(), "", watches=admission.plan.watches)
         prompt = salted(call.prompt, call.salt(self.salts))
         async with aclosing(self._ordered(order, prompt, params, call.request_id, call.options)) as outputs:
             async for output in outputs:
@@ -406,7 +408,7 @@ class GuardedAsyncLLM(AsyncLLM):
                 async for output in outputs:
                     yield output
             return
-        order = Order(uuid.uuid4().hex, prompt.get("cache_salt") or "", edits)
+        order = Order(self._ticket(), prompt.get("cache_salt") or "", edits)
         confirmed: set[int] = set()
         async with aclosing(self._ordered(order, prompt, params, request_id, options)) as outputs:
             async for output in outputs:
@@ -438,6 +440,10 @@ class GuardedAsyncLLM(AsyncLLM):
             ):
                 async for output in outputs:
                     yield output
+
+    def _ticket(self) -> str:
+        """A name for one more run, under which only this client asks for records."""
+        return f"{self.origin}.{uuid.uuid4().hex}"
 
     async def _vouched(self, confirmation: Awaitable[T]) -> T:
         try:

@@ -54,7 +54,7 @@ _REFUSED = {
     "--logging-config": "set logging.format and logging.level",
     "--log-level": "set logging.level",
 }
-_ONLY_ONE = ("--api-server-count", "--data-parallel-size", "--pipeline-parallel-size")
+_ONLY_ONE = ("--data-parallel-size", "--pipeline-parallel-size")
 _SHORT = {
     "-asc": "--api-server-count",
     "-dp": "--data-parallel-size",
@@ -138,8 +138,12 @@ def guarded_args(
     for name in _ONLY_ONE:
         if given.get(name, "1") != "1":
             raise ConfigError(
-                f"{name} {given[name]} cannot be used: the guard drives one engine from one process."
+                f"{name} {given[name]} cannot be used: the guard drives one engine; start more servers on one store."
             )
+    if adapters.slots and given.get("--api-server-count", "1") != "1":
+        raise ConfigError(
+            "--api-server-count cannot be used with unlearning adapters: which ones are loaded is known to one process."
+        )
     cpu = current_platform.is_cpu()
     compiles = any(name in _COMPILES or name.startswith("-O") for name in given)
     if compiles and not cpu:

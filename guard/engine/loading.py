@@ -33,7 +33,9 @@ async def load_artifact(engine: GuardedAsyncLLM, artifact: Artifact, *, prove: b
         ArtifactError: it does not fit the model, or has no effect. No worker holds it then.
     """
     try:
-        answers = await engine.collective_rpc("lethe_load", args=(artifact.digest, str(artifact.folder)))
+        answers = await engine.collective_rpc(
+            "lethe_load", args=(artifact.digest, str(artifact.folder), engine.origin)
+        )
         if reason := next((answer for answer in answers if answer is not None), None):
             raise ArtifactError(reason)
         plan, prompt = _plan(engine, artifact)
@@ -48,7 +50,7 @@ async def load_artifact(engine: GuardedAsyncLLM, artifact: Artifact, *, prove: b
 
 async def unload_artifact(engine: GuardedAsyncLLM, digest: str) -> None:
     """Let every worker forget the artifact of that digest; an adapter, when the requests that use it have ended."""
-    await engine.collective_rpc("lethe_unload", args=(digest,))
+    await engine.collective_rpc("lethe_unload", args=(digest, engine.origin))
     await engine.adapters.unload(digest)
 
 
@@ -120,7 +122,7 @@ class EngineWorkers:
 
     def unload(self, digest: str) -> None:
         """No new request gets the artifact; an adapter's memory is freed when the last one that uses it ends."""
-        self._wait(self._engine.collective_rpc("lethe_unload", args=(digest,)))
+        self._wait(self._engine.collective_rpc("lethe_unload", args=(digest, self._engine.origin)))
         asyncio.run_coroutine_threadsafe(self._engine.adapters.unload(digest), self._loop)
 
     def _wait(self, work: Coroutine[Any, Any, T]) -> T:

@@ -59,10 +59,14 @@ class Ring:
     def write(self, record: Record) -> None:
         self._records.append(record)
 
-    def drain(self) -> list[list[Any]]:
-        """All records since the last call, in their wire form."""
-        records, self._records = self._records, deque(maxlen=self._records.maxlen)
-        return [record.to_wire() for record in records]
+    def drain(self, origin: str = "") -> list[list[Any]]:
+        """Records since the last call of tickets that begin with `origin`, in their wire form: of one frontend among
+        those of this engine, or of all."""
+        taken, left = [], deque[Record](maxlen=self._records.maxlen)
+        for record in self._records:
+            taken.append(record.to_wire()) if record.ticket.startswith(origin) else left.append(record)
+        self._records = left
+        return taken
 
 
 @dataclass

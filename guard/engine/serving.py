@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 import socket
 from argparse import Namespace
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -20,6 +21,10 @@ from guard.engine.launch import install
 from guard.engine.reading import read
 from guard.errors import BadRequest, ConfigError, StartupError
 from guard.types import Message, Prompt
+
+Client = dict[str, Any]
+"""What vLLM tells one of several API servers of the engine's addresses, its own number (`client_index`) and how many
+connections each has."""
 
 
 def parse(argv: list[str]) -> Namespace:
@@ -51,9 +56,30 @@ def bind(args: Namespace) -> socket.socket:
         raise StartupError(f"Cannot listen on {args.host}:{args.port}: {error.strerror}.") from None
 
 
+def serve_by_several(args: Namespace, serve: Callable[[Any, socket.socket, Namespace, Client], None]) -> None:
+    """Start the engine, and as many processes beside it as `args.api_server_count` says; until a signal, or until one
+    of them ends. Each runs `serve(address, socket, args, client)`, which must be importable; all accept from one
+    socket.
+
+    Raises:
+        StartupError: one of them failed; it has told why itself.
+    """
+    from vllm.entrypoints.cli import serve as several
+    from vllm.v1.utils import APIServerProcessManager
+
+    several.APIServerProcessManager = partial(APIServerProcessManager, target_server_fn=serve)
+    try:
+        several.run_multi_api_server(args)
+    except OSError as error:
+        raise StartupError(f"Cannot listen on {args.host}:{args.port}: {error.strerror}.") from None
+    except RuntimeError as error:
+        raise StartupError(f"The server ended: {_first_line(error)}") from error
+
+
 @asynccontextmanager
-async def running_engine(args: Namespace) -> AsyncIterator[GuardedAsyncLLM]:
-    """The engine behind a guarded client; shut down at the end.
+async def running_engine(args: Namespace, client: Client | None = None) -> AsyncIterator[GuardedAsyncLLM]:
+    """The engine behind a guarded client; shut down at the end. With `client`, an engine that is there already, which
+    stays when this client leaves.
 
     Raises:
         StartupError: vLLM did not start, or gave a client that is not ours.
@@ -61,7 +87,8 @@ async def running_engine(args: Namespace) -> AsyncIterator[GuardedAsyncLLM]:
     install()
     from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
 
-    manager = build_async_engine_client(args)
+    known = {name: value for name, value in client.items() if name != "api_server_loads"} if client else None
+    manager = build_async_engine_client(args, client_config=known)
     try:
         engine = await manager.__aenter__()
     except Exception as error:
@@ -85,13 +112,17 @@ async def application(engine: GuardedAsyncLLM, args: Namespace) -> FastAPI:
     return app
 
 
-async def serve_until_stopped(app: FastAPI, args: Namespace, sock: socket.socket) -> None:
-    """Serve until a signal or the engine's death."""
+async def serve_until_stopped(
+    app: FastAPI, args: Namespace, sock: socket.socket, client: Client | None = None
+) -> None:
+    """Serve until a signal or the engine's death. Of several processes, the one with the fewest connections accepts."""
     from vllm.entrypoints.launchers.launcher import serve_http
 
+    loads = (client["api_server_loads"], client["client_index"]) if client else None
     shutdown: asyncio.Task[Any] = await serve_http(
         app,
         sock=sock,
+        peer_loads=loads,
         host=args.host,
         port=args.port,
         log_level=args.uvicorn_log_level,

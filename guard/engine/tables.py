@@ -16,11 +16,13 @@ log = logging.getLogger("lethe.engine")
 
 
 class Tables:
-    """Tables that are loaded. `model` is the folder of the served weights, for methods that run a part of them."""
+    """Tables that are loaded, each for the frontends that need it. `model` is the folder of the served weights, for
+    methods that run a part of them."""
 
     def __init__(self, model: Path | None = None) -> None:
         self._model = model
         self._held: dict[str, tuple[str, Any]] = {}
+        self._needed: dict[str, set[str]] = {}
 
     def __contains__(self, digest: object) -> bool:
         return digest in self._held
@@ -28,12 +30,16 @@ class Tables:
     def __iter__(self) -> Iterator[str]:
         return iter(self._held)
 
-    def load(self, digest: str, folder: str, device: torch.device) -> None:
-        """Read the artifact in `folder` and keep what its method makes of it.
+    def load(self, digest: str, folder: str, device: torch.device, origin: str = "") -> None:
+        """Read the artifact in `folder` and keep what its method makes of it, until `origin` unloads it and all others
+        that have loaded it.
 
         Raises:
             ArtifactError: it is not the artifact of that digest, or does not fit the method or the model.
         """
+        if self._needed.get(digest, {origin}) != {origin}:  # another frontend has brought the same content
+            self._needed[digest].add(origin)
+            return
         artifact = artifacts.read(Path(folder))
         if artifact.digest != digest:
             raise ArtifactError(f"The folder does not hold the artifact {digest[:16]}.")
@@ -56,9 +62,14 @@ class Tables:
             raise ArtifactError(
                 f"The artifact {digest[:16]} does not fit: {type(error).__name__}."
             ) from error
+        self._needed[digest] = {origin}
 
-    def unload(self, digest: str) -> None:
-        self._held.pop(digest, None)
+    def unload(self, digest: str, origin: str = "") -> None:
+        needed = self._needed.get(digest, set())
+        needed.discard(origin)
+        if not needed:
+            self._needed.pop(digest, None)
+            self._held.pop(digest, None)
 
     def get(self, method: str, digest: str | None) -> Any:
         """The table of that digest for `method`; None where it needs none.

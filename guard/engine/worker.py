@@ -95,23 +95,24 @@ class GuardWorkerMixin:
             "kept": runner.lethe.tables.kept(),
         }
 
-    def lethe_drain(self) -> list[list[Any]]:
-        """Records since the last call, in their wire form."""
+    def lethe_drain(self, origin: str = "") -> list[list[Any]]:
+        """Records of the frontend `origin` since its last call, in their wire form."""
         self.model_runner.lethe.settle()
-        return self.lethe_ring.drain()
+        return self.lethe_ring.drain(origin)
 
-    def lethe_load(self, digest: str, folder: str) -> str | None:
-        """Take an artifact's table in; the reason why not, in one sentence, where it cannot be."""
+    def lethe_load(self, digest: str, folder: str, origin: str = "") -> str | None:
+        """Take an artifact's table in for the frontend `origin`; the reason why not, in one sentence, where it cannot
+        be."""
         runner = self.model_runner
         try:
-            runner.lethe.tables.load(digest, folder, runner.device)
+            runner.lethe.tables.load(digest, folder, runner.device, origin)
         except LetheError as error:
             return error.message
         return None
 
-    def lethe_unload(self, digest: str) -> None:
-        """Forget a table; requests that still name it fail."""
-        self.model_runner.lethe.tables.unload(digest)
+    def lethe_unload(self, digest: str, origin: str = "") -> None:
+        """Forget a table when no frontend needs it any more; requests that still name it fail."""
+        self.model_runner.lethe.tables.unload(digest, origin)
 
 
 def _end_tokens(config: Any) -> tuple[int, ...]:

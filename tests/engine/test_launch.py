@@ -60,9 +60,6 @@ def test_what_the_operator_set_is_kept():
         ["--kv-transfer-config={}"],
         ["--headless"],
         ["--grpc"],
-        ["--api-server-count", "2"],
-        ["-asc", "2"],
-        ["--api-server-count=2"],
         ["--data-parallel-size", "2"],
         ["-dp=2"],
         ["--pipeline-parallel-size", "2"],
@@ -82,7 +79,13 @@ def test_options_that_go_round_the_guard_are_refused(flags):
 
 
 def test_one_of_everything_is_fine():
-    launch.guarded_args([*MODEL, "--api-server-count", "1", "-dp", "1"], {})
+    launch.guarded_args([*MODEL, "--api-server-count", "2", "-dp", "1"], {})
+
+
+@pytest.mark.parametrize("flags", [["--api-server-count", "2"], ["-asc", "2"], ["--api-server-count=2"]])
+def test_several_api_servers_have_no_unlearning_adapters(flags):
+    with pytest.raises(ConfigError, match="adapters"):
+        launch.guarded_args([*MODEL, *flags], {}, adapters=AdapterSettings(slots=2))
 
 
 def test_the_environment_is_pinned():

@@ -147,6 +147,17 @@ def test_the_ring_is_bounded_and_loses_the_oldest():
     assert ring.drain() == []
 
 
+def test_each_frontend_of_an_engine_gets_its_own_records():
+    ring = Ring(size=3)
+    for ticket in ("a.1", "b.1", "a.2"):
+        ring.write(Record(ticket, "r"))
+    assert [wire[0] for wire in ring.drain("a")] == ["a.1", "a.2"]
+    for ticket in ("b.2", "b.3", "b.4"):
+        ring.write(Record(ticket, "r"))
+    assert ring.drain("a") == []
+    assert [wire[0] for wire in ring.drain("b")] == ["b.2", "b.3", "b.4"]  # the ring stays bounded
+
+
 async def test_what_is_seen_and_scored_does_not_count_as_an_edit():
     ring, seen = Ring(), Sighting("ab" * 32, 2.0, (1, 2))
     reports = Reports(Workers(ring).drain)

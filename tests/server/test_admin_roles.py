@@ -39,7 +39,6 @@ NEEDS = {
     ("GET", "/status"): Permission.READ_STATUS,
     ("GET", "/keys"): Permission.KEYS,
     ("POST", "/keys"): Permission.KEYS,
-    ("POST", "/keys/{id}/rotate"): Permission.KEYS,
     ("DELETE", "/keys/{id}"): Permission.KEYS,
 }
 READS = {

@@ -96,3 +96,13 @@ def test_the_admin_port_is_another_port():
     assert settings_of(options(admin_port=8001)).server.admin_port == 8001
     with pytest.raises(ConfigError, match=r"server\.admin_port"):
         settings_of(options(port=9000, admin_port=9000))
+
+
+def test_several_processes_leave_administration_to_one(monkeypatch, tmp_path):
+    from guard.engine import launch
+
+    monkeypatch.setenv("LETHE_DATA_DIR", str(tmp_path))
+    monkeypatch.setattr(launch, "pin_environment", lambda **_: None)
+    monkeypatch.setattr(launcher.logs, "configure", lambda *_: None)
+    with pytest.raises(ConfigError, match="--admin-port"):
+        launcher.serve(options(model=str(launcher.DEMO_MODEL), vllm_args=("--api-server-count", "2")))

@@ -376,6 +376,19 @@ def test_prepared_phrases_act_in_the_demo_models_tokens_and_no_manifest_shows_th
     assert all("vintry" in word.lower() or word.strip().isalpha() for word in worst)
 
 
+def test_a_table_stays_until_the_last_frontend_lets_go(tmp_path):
+    artifact = prepared(tmp_path / "a", spec("Jane Doe was born in Vintry."))
+    tables, place = Tables(MODEL), (artifact.digest, str(artifact.folder), torch.device("cpu"))
+    for origin in ("one", "other", "one"):
+        tables.load(*place, origin)
+    tables.unload(artifact.digest, "one")
+    assert artifact.digest in tables
+    tables.unload(artifact.digest, "nobody")
+    assert artifact.digest in tables
+    tables.unload(artifact.digest, "other")
+    assert artifact.digest not in tables
+
+
 def test_the_demo_model_does_not_tell_what_it_knows(tmp_path, tokenizer):
     """Greedy, on three facts that it answers; one of them begins with a word that everybody uses."""
     from transformers import AutoModelForCausalLM
