@@ -62,7 +62,7 @@ async def listening(app: ASGIApp, sock: socket.socket, args: Namespace) -> Async
         AdminSide(app),
         lifespan="off",
         log_level=args.uvicorn_log_level,
-        access_log=not args.disable_uvicorn_access_log,
+        access_log=False,  # as on the other side: its lines hold raw paths
         ssl_keyfile=args.ssl_keyfile,
         ssl_certfile=args.ssl_certfile,
         ssl_ca_certs=args.ssl_ca_certs,

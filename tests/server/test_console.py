@@ -245,6 +245,22 @@ def test_no_asset_or_page_names_another_host():
         assert not re.search(r"(https?:)?//[a-z0-9]", text.replace("// ", "")), path.name
 
 
+@pytest.mark.parametrize("scheme", [0, 1], ids=["light", "dark"])
+def test_texts_stand_out_from_their_grounds(scheme):
+    """WCAG 2 AA: 4.5 to 1."""
+    from guard.pages import contrast
+    from server.console.desk import FOLDER
+
+    css = (FOLDER / "static" / "console.css").read_text()
+    block = css.split(":root {")[1 + scheme].split("}")[0]
+    colours = {n: tuple(bytes.fromhex(v)) for n, v in re.findall(r"--([a-z-]+): #([0-9a-f]{6})", block)}
+    pairs = [(ink, ground) for ink in ("ink", "soft", "deep", "bad") for ground in ("ground", "paper")]
+    pairs += [("ink", "wash"), ("deep", "wash"), ("deep-ink", "deep"), ("paper", "bad"), ("mark-ink", "mark")]
+    pairs += [(name, f"{name}-back") for name in ("good", "warn", "bad")] + [("ink", "bad-back")]
+    weak = {pair: contrast(colours[pair[0]], colours[pair[1]]) for pair in pairs}
+    assert {pair: ratio for pair, ratio in weak.items() if ratio < 4.5} == {}
+
+
 def test_the_menu_shows_what_the_role_may_open(desk):
     shown = {
         role: set(re.findall(r'<a href="/console/(\w+)"', desk.as_(role).get("/console").text))

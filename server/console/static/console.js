@@ -1,8 +1,9 @@
-// Renews what changes: each element with `data-live` is replaced, every two seconds, by its like of the same page. Without
-// this script the pages have a link to reload them.
+// Renews what changes: each element with `data-live` is replaced by its like of the same page, every two seconds or every
+// `data-seconds`. Without this script the pages have a link to reload them.
 "use strict";
 
-const PERIOD = 2000;
+const live = document.querySelector("[data-live]");
+const period = 1000 * Number(live?.dataset.seconds ?? 2);
 const pause = document.querySelector("[data-pause]");
 const told = document.querySelector("[data-live-state]");
 let paused = false;
@@ -29,10 +30,10 @@ async function renew() {
       if (told) told.textContent = "The server does not answer; trying again.";
     }
   }
-  setTimeout(renew, PERIOD);
+  setTimeout(renew, period);
 }
 
-if (document.querySelector("[data-live]")) {
+if (live) {
   if (pause) {
     pause.hidden = false;
     pause.addEventListener("click", () => {
@@ -43,7 +44,7 @@ if (document.querySelector("[data-live]")) {
   }
   const reload = document.querySelector("[data-reload]");
   if (reload) reload.hidden = true;
-  setTimeout(renew, PERIOD);
+  setTimeout(renew, period);
 }
 
 for (const field of document.querySelectorAll("[data-select]")) field.addEventListener("focus", () => field.select());
