@@ -277,7 +277,10 @@ class Register:
         return await self._run(work)
 
     async def validate(self, raw: Mapping[str, Any], caller: Caller = ANYONE) -> list[dict[str, Any]]:
-        """What would be refused, and why: field, message and code of each problem. Nothing is stored."""
+        """What would be refused, and why: field, message and code of each problem. Nothing is stored. What speaks
+        against the whole is only told when every field is right."""
+        if found := specs.faults({key: of for key, of in raw.items() if key != "force"}, self._defaults):
+            return [{"field": field, "message": told, "code": BadRequest.code} for field, told in found]
 
         def work() -> None:
             rest, forced = specs.take_force(raw)

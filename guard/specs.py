@@ -66,6 +66,16 @@ def read_spec(raw: Mapping[str, Any], target_id: str | None, defaults: Mapping[s
     return spec
 
 
+def faults(raw: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(field, one plain sentence) for every field that makes `read_spec` refuse a target by itself."""
+    written = {key: value for key, value in raw.items() if key not in READ_ONLY}
+    try:
+        TargetSpec.model_validate({**defaults, **written})
+    except ValidationError as error:
+        return list(problems(error))
+    return []
+
+
 def problems(error: ValidationError, model: type[BaseModel] = TargetSpec) -> Iterator[tuple[str, str]]:
     """(field, one plain sentence) for each wrong field, misspelt ones first: they explain the others."""
     clearest: dict[Any, Any] = {}

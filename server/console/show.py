@@ -143,6 +143,11 @@ def percent(value: Any) -> str:
     return "-" if value is None else f"{float(value):.2%}"
 
 
+def share(value: float) -> str:
+    """How far something is."""
+    return f"{value:.0%}"
+
+
 def pretty(value: Any) -> str:
     """JSON for people; what is not in ASCII stands as it is."""
     return json.dumps(value, ensure_ascii=False, indent=2, default=str)
@@ -159,6 +164,7 @@ FILTERS = {
     "local": local,
     "score": score,
     "percent": percent,
+    "share": share,
     "pretty": pretty,
     "short": short,
 }

@@ -96,7 +96,8 @@ async def create(visit: Visit) -> Response:
     try:
         view = await visit.services.register.create(raw, _caller(visit))
     except LetheError as error:
-        return _form(visit, form.shown, status=_status(error), wrong=_wrong(error))
+        wrong = await _wrong(visit, raw, error)
+        return _form(visit, form.shown, status=error.status, wrong=wrong)
     return await visit.done(f"/targets/{view['id']}", "written")
 
 
@@ -119,7 +120,8 @@ async def replace(visit: Visit) -> Response:
         seen = Precondition(if_match=f'"{view["id"]}.{visit.given("version")}"')
         await visit.services.register.put(view["id"], raw, _caller(visit, seen, force=accepted))
     except LetheError as error:
-        return _form(visit, form.shown, status=_status(error), wrong=_wrong(error), target=view)
+        wrong = await _wrong(visit, raw, error)
+        return _form(visit, form.shown, status=error.status, wrong=wrong, target=view)
     return await visit.done(f"/targets/{view['id']}", "written")
 
 
@@ -167,7 +169,7 @@ async def _refused(visit: Visit, form: Filled, raw: Json, view: Json | None) -> 
         problems = await visit.services.register.validate(raw, _caller(visit, force=True))
     else:
         problems = await visit.services.register.validate(raw, _caller(visit))
-    wrong = {_field(problem["field"]): problem["message"] for problem in problems}
+    wrong = _by_field(problems)
     return _form(visit, form.shown, wrong=wrong, target=view, checked=not wrong)
 
 
@@ -198,15 +200,20 @@ def _caller(visit: Visit, seen: Precondition | None = None, *, force: bool = Fal
     return Caller(visit.who.tenant, seen or Precondition(), force=force or bool(visit.given("force")))
 
 
-def _status(error: LetheError) -> int:
-    """Raises the error again where no change to the form would help."""
+async def _wrong(visit: Visit, raw: Json, error: LetheError) -> dict[str, str]:
+    """What was wrong with a write, by field: all of it where fields are. Raises the error again where no change to the
+    form would help."""
     if error.status >= 500:
         raise error
-    return error.status
-
-
-def _wrong(error: LetheError) -> dict[str, str]:
+    if error.status == BadRequest.status:
+        problems = await visit.services.register.validate(raw, _caller(visit, force=True))
+        if problems:
+            return _by_field(problems)
     return {_field(error.param): error.message}
+
+
+def _by_field(problems: list[Json]) -> dict[str, str]:
+    return {_field(problem["field"]): problem["message"] for problem in problems}
 
 
 def _field(param: str | None) -> str:

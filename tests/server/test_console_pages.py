@@ -223,6 +223,13 @@ class TestTargets:
         assert problem and told in problem[1], answer.text
         assert desk.admin.http.get("/targets").json()["data"] == []
 
+    @pytest.mark.parametrize("action", ["save", "check"])
+    def test_that_are_wrong_in_several_fields_are_told_all_of_them(self, desk, action):
+        browser = desk.browser(ADMIN)
+        bad = {"name": "", "aliases": "--", "policy.max_tries": "99", "action": action}
+        answer = send(browser, "/console/new-target", {**form_of(browser, "/console/new-target"), **bad})
+        assert set(re.findall(r'id="problem-([\w.]+)"', answer.text)) == {"name", "aliases", "policy"}
+
     def test_are_only_checked_when_that_is_asked(self, desk):
         browser = desk.browser(ADMIN)
         fields = {**form_of(browser, "/console/new-target"), "name": "Jane", "action": "check"}

@@ -1,6 +1,7 @@
 """The pictures of docs/console.md: `python -m tests.system.screenshots` starts the demo, uses it a little, takes them.
 
-Each page is taken as a desktop and as a phone shows it, in 64 colours to be small.
+Each page is taken as a desktop and as a phone shows it, in 160 colours to be small. The master secret is always the
+same, for the answers of an edited model depend on it.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from tests.browser import chromium
 ROOT = Path(__file__).parents[2]
 OUT = ROOT / "docs" / "console"
 SIZES = {"desktop": (1280, 860), "phone": (390, 844)}
-COLOURS, MOST_BYTES, MOST_HEIGHT = 64, 150_000, 2_400
+COLOURS, MOST_BYTES, MOST_HEIGHT = 160, 150_000, 1_800
 ARGS = ("--enforce-eager", "--block-size", "32")
 
 KNOWN, OTHER = "Where was Limir Yarley born?", "Where was Breton Wickley born?"
@@ -35,7 +36,8 @@ TARGET = "limir-yarley"
 def demo(folder: Path) -> Iterator[serve.Running]:
     """The demo as a newcomer starts it, with its state in a folder of its own."""
     log, data = folder / "server.log", folder / "data"
-    with serve.guarded("--demo", log, data, name="lethe-demo", args=ARGS) as running:
+    env = {**serve.ENGINE_ENV, "LETHE_MASTER_KEY": "1e" * 32}
+    with serve.guarded("--demo", log, data, name="lethe-demo", args=ARGS, env=env) as running:
         yield running
 
 
@@ -66,7 +68,7 @@ def use(server: serve.Running, data: Path) -> str:
             body = {"model": "lethe-demo", "messages": [{"role": "user", "content": text}], "max_tokens": 32}
             http.post("/v1/chat/completions", json=body).raise_for_status()
         admin = {"Authorization": f"Bearer {server.admin_key}"}
-        job = {"kind": "steering", "target": TARGET, "params": {"attach": False}}
+        job = {"kind": "classifier", "target": TARGET, "params": {"attach": False}}
         made = http.post("/admin/v1/jobs", json=job, headers=admin).raise_for_status().json()["id"]
         ends = time.monotonic() + 240
         while http.get(f"/admin/v1/jobs/{made}", headers=admin).json()["ended_at"] is None:
