@@ -152,11 +152,18 @@ class ConsoleSettings(_Section):
     session_hours: float = Field(12, gt=0)
 
 
+class GatewaySettings(_Section):
+    header: str = Field("x-lethe-tenant", pattern=r"^[a-z0-9-]+$")
+    secret: SecretStr | None = Field(None, min_length=32)
+    max_age: float = Field(60, gt=0, le=3_600)
+
+
 class AuthSettings(_Section):
     no_auth: bool = False
     demo: bool = False
     admin_key: SecretStr | None = None
     master_key: SecretStr | None = None
+    gateway: GatewaySettings = GatewaySettings()
 
 
 class Settings(_Section):

@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from datetime import timedelta
 from typing import Any, TypeVar, get_args
 
 from guard import specs
@@ -31,6 +32,7 @@ from guard.types import Mode
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
+SOON = timedelta(days=7)
 WATCH_SECONDS = 0.5
 SWAP_SECONDS = 1.0  # of calibrating before what was calibrated is put in force
 SWAP_SHARE = 0.01  # of all targets, likewise: every swap renews a part of what detectors share
@@ -344,6 +346,16 @@ class Register:
         entries = self._ledger.state.entries.values()
         return Counter((self._ledger.state_of(entry), entry.stored.spec.mode) for entry in entries)
 
+    def expiring(self, tenant: str | None = None) -> list[str]:
+        """Ids of the enforced targets that expire within `SOON`, the next first."""
+        now = self._ledger.now()
+        ends = [
+            (entry.stored.spec.expires_at, entry.stored.id)
+            for entry in self._entries(tenant)
+            if entry.stored.spec.mode == "enforce" and entry.stored.spec.expires_at is not None
+        ]
+        return [name for moment, name in sorted(ends) if now < moment <= now + SOON]
+
     def status(self, tenant: str | None = None) -> dict[str, Any]:
         """Counts by state, and what failed at start with its reason; for a tenant, of its own targets."""
         counts = dict.fromkeys(get_args(TargetState), 0)
@@ -352,7 +364,13 @@ class Register:
             counts[self._ledger.state_of(entry)] += 1
         failed = [{"id": e.stored.id, "error": e.error} for e in entries if isinstance(e, Failed)]
         pooled = sum(isinstance(e, Enforced) and e.pooled for e in entries)
-        return {"snapshot": self.snapshot.version, "targets": counts, "pooled": pooled, "failed": failed}
+        return {
+            "snapshot": self.snapshot.version,
+            "targets": counts,
+            "pooled": pooled,
+            "failed": failed,
+            "expiring": self.expiring(tenant),
+        }
 
     async def expire(self) -> bool:
         """Take expired targets out of force; whether there were any."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
@@ -22,7 +23,7 @@ from guard.library import Library
 from guard.pipeline import Guard
 from guard.register import Register
 from guard.replica import Replica
-from guard.store import Store
+from guard.store import Key, Store
 from guard.types import Message, Prompt
 from server.admin import Services as AdminServices
 from server.admin import admin_router
@@ -37,6 +38,7 @@ from server.jobs import Runner
 from server.limits import Limiter
 from server.metrics import Metrics, Sources
 from server.playground import EnginePlayground
+from server.tenancy import TenantHeader
 
 if TYPE_CHECKING:
     from guard.engine.client import GuardedAsyncLLM
@@ -98,6 +100,7 @@ class Live:
             "snapshot_age_s": round(replica.age, 3),
             "replicas": await asyncio.to_thread(self._replicas),
             "detectors": sorted(DETECTORS),
+            "keys": {"expiring": [_expiring(key) for key in self.services.authenticator.expiring()]},
             "inference": {"open": self.services.open_inference, "demo": auth.demo, "no_auth": auth.no_auth},
             "bypasses": self.services.guard.bypasses,
             "decisions_dropped": self.services.log.dropped,
@@ -117,6 +120,11 @@ class Live:
         ]
 
 
+def _expiring(key: Key) -> dict[str, Any]:
+    """What `/status` tells of a key that ends soon."""
+    return {"id": key.id, "expires_at": datetime.fromtimestamp(key.expires_at or 0.0, UTC).isoformat()}
+
+
 def attach(
     app: FastAPI, services: Services, engine: GuardedAsyncLLM, proof: Proof, tracing: Tracer | None = None
 ) -> None:
@@ -132,6 +140,7 @@ def attach(
             services.library,
             services.store,
             services.replica,
+            services.authenticator,
         ),
         live.unready,
     )
@@ -168,6 +177,7 @@ def attach(
     app.openapi_schema = None
     app.state.lethe = GateServices(
         require=services.authenticator.require,
+        tenants=TenantHeader(services.settings.auth.gateway),
         admit=services.limiter.admit,
         record=record,
         failed=metrics.failed,

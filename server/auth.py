@@ -18,6 +18,7 @@ logger = logging.getLogger(__name__)
 
 ROLES: tuple[Role, ...] = get_args(Role)
 ENVIRONMENT = "environment"  # the id of the admin key that is configured and not stored
+SOON_SECONDS = 7 * 86_400.0
 EXPLAIN_MISSING = "This route needs a key: send it as `Authorization: Bearer <key>`."
 
 
@@ -79,11 +80,13 @@ PERMISSIONS: dict[Role, frozenset[Permission]] = {
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A known caller. `tenant` confines it; None is confined to nothing."""
+    """A known caller. `tenant` confines it; None is confined to nothing. One that `speaks` names the tenant of each
+    request."""
 
     role: Role
     tenant: str | None
     key_id: str
+    speaks: bool = False
 
     def may(self, permission: Permission) -> bool:
         return permission in PERMISSIONS[self.role]
@@ -109,6 +112,7 @@ class Authenticator:
         self._keys = keys
         self._clock = clock
         self._admin_digest = keys.digest(admin_key) if admin_key else None
+        self._used: dict[str, float] = {}
         self._lock = threading.Lock()  # for who changes what is known; who asks takes the reference
         self._renew()
 
@@ -143,7 +147,8 @@ class Authenticator:
         key = self._known.get(digest)
         if key is None or not hmac.compare_digest(digest, key.digest) or key.expired(self._clock()):
             raise Unauthorized("This key is not known here, was revoked or has expired.")
-        return Principal(key.role, key.tenant, key.id)
+        self._used[key.id] = self._clock()
+        return Principal(key.role, key.tenant, key.id, key.speaks)
 
     def standing(self, key_id: str) -> Principal:
         """The caller that this key stands for now, for those who showed it before.
@@ -170,12 +175,53 @@ class Authenticator:
             raise Forbidden(f"A key with the role '{principal.role}' may not do this.")
         return principal
 
-    def create(self, role: Role, tenant: str | None, expires_at: float | None) -> tuple[Key, str]:
+    def create(
+        self, role: Role, tenant: str | None, expires_at: float | None, *, speaks: bool = False
+    ) -> tuple[Key, str]:
         """A new key, and the token that only this call returns. Blocks."""
         with self._lock:
-            key, token = self._keys.create(role, tenant, expires_at, now=self._clock())
+            key, token = self._keys.create(role, tenant, expires_at, now=self._clock(), speaks=speaks)
             self._renew()
         return key, token
+
+    def rotate(self, key_id: str, grace: float, expires_at: float | None) -> tuple[Key, str]:
+        """A new key in the place of this one, which is good for `grace` seconds more, and its token. Blocks.
+
+        Raises:
+            NotFound: there is no such key.
+            BadRequest: it has expired, or was rotated before.
+        """
+        with self._lock:
+            made = self._keys.rotate(key_id, grace, expires_at, now=self._clock())
+            self._renew()
+        return made
+
+    def note_uses(self) -> None:
+        """Write down when keys were used, some time after. Blocks.
+
+        Raises:
+            GuardUnavailable: the store does not answer; it is tried again with the next.
+        """
+        used = dict(self._used)
+        if used:
+            self._keys.note_uses(used)
+            with self._lock:
+                self._renew()
+            for key_id, moment in used.items():
+                if self._used.get(key_id) == moment:
+                    self._used.pop(key_id, None)
+
+    def expiring(self) -> list[Key]:
+        """The keys in use that end within `SOON_SECONDS` and have no successor, the next first."""
+        now = self._clock()
+        found = [
+            key
+            for key in self._known.values()
+            if key.expires_at is not None
+            and now < key.expires_at <= now + SOON_SECONDS
+            and key.successor is None
+        ]
+        return sorted(found, key=lambda key: key.expires_at or 0.0)
 
     def revoke(self, key_id: str) -> None:
         """From now on the key is not known. Blocks.

@@ -12,7 +12,7 @@ import json
 import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from starlette.datastructures import Headers, QueryParams
@@ -22,11 +22,12 @@ from guard import context as request_context
 from guard.context import RequestContext
 from guard.errors import LetheError, NotFound, TooLarge, Unauthorized
 from server import access, bodies, listener, tools
-from server.auth import Permission
+from server.auth import Permission, Principal
 from server.limits import Lease
 from server.responder import NO_STORE, Responder, request_id, request_id_header, send_error
 from server.routes import Access, Route, find
 from server.stored import ResponseOwners, Still, read_again
+from server.tenancy import TenantHeader
 
 DEMANDS = {
     Access.INFERENCE: Permission.INFER,
@@ -67,7 +68,8 @@ class GateServices:
     the error of one that ended before it had a context.
     """
 
-    require: Callable[[str | None, Permission], Caller]
+    require: Callable[[str | None, Permission], Principal]
+    tenants: TenantHeader
     admit: Callable[[Caller], Lease]
     record: Callable[[RequestContext, int, float], None]
     failed: Callable[[LetheError], None]
@@ -135,17 +137,28 @@ class Gate:
             Unauthorized, Forbidden: no key, an unknown one, or one whose role may not do this.
         """
         demand = DEMANDS.get(route.access)
+        if route.access not in (Access.INFERENCE, Access.PUBLIC):
+            services.tenants.demand_none(headers)
         if demand is None or scope["method"] == "OPTIONS":
             return Nobody()  # public, or the admin API, which checks the role itself
         key = headers.get("authorization") or _anthropic_key(headers)
         if route.access is Access.METRICS and key is None and _loopback(scope):
             return Nobody()
-        if route.access is not Access.INFERENCE or not services.open_inference:
+        if route.access is not Access.INFERENCE:
             return services.require(key, demand)
+        known = self._known(services, key, demand)
+        tenant = services.tenants.speaking(known, scope, headers)
+        return replace(known, tenant=tenant) if known is not None else Nobody()
+
+    @staticmethod
+    def _known(services: GateServices, key: str | None, demand: Permission) -> Principal | None:
+        """The caller of an inference route; None: an open server does not know it."""
         try:  # clients of an open server send a placeholder key; a real one still names its tenant
             return services.require(key, demand)
         except Unauthorized:
-            return Nobody()
+            if services.open_inference:
+                return None
+            raise
 
     async def _infer(
         self,

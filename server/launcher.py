@@ -191,7 +191,7 @@ async def services_of(settings: Settings, *, number: int = 0) -> AsyncIterator[S
     decisions.start()
     watch = asyncio.create_task(register.watch())
     limiter = Limiter(settings.tenants, store.usage)
-    upkeep = asyncio.create_task(keep(*chores(settings, store, limiter)))
+    upkeep = asyncio.create_task(keep(*chores(settings, store, limiter, authenticator)))
     judging = settings.detection
     with ThreadPoolExecutor(judging.concurrency, thread_name_prefix="detection") as executor:
         guard = Guard(
@@ -240,10 +240,13 @@ async def services_of(settings: Settings, *, number: int = 0) -> AsyncIterator[S
             store.close()
 
 
-def chores(settings: Settings, store: Store, limiter: Limiter) -> Iterator[Chore]:
+def chores(
+    settings: Settings, store: Store, limiter: Limiter, authenticator: Authenticator
+) -> Iterator[Chore]:
     """What is done again and again beside serving."""
     retained = settings.audit.retain_days * 86_400
     yield Chore("pruning the audit trail", 3_600, lambda: store.audit.prune(time.time() - retained))
+    yield Chore("noting when keys were used", 60, authenticator.note_uses)
     if limiter.quotas:
         yield Chore("exchanging the tokens of the day", EXCHANGE_SECONDS, limiter.exchange)
 

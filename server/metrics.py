@@ -47,6 +47,7 @@ from guard.store import Store
 from guard.store.jobs import State as JobState
 from guard.targets import Policy
 from guard.types import Action, Mode, Site
+from server.auth import Authenticator
 from server.routes import TABLE as ROUTES
 from server.routes import Access
 
@@ -78,6 +79,7 @@ class Sources:
     library: Library
     store: Store
     replica: Replica
+    authenticator: Authenticator
     ready: bool = False
     stored: Stored | None = None
 
@@ -249,6 +251,18 @@ TABLE: tuple[Metric, ...] = (
         "Targets by state and mode.",
         {"state": get_args(TargetState), "mode": get_args(Mode)},
         read=lambda of: of.register.census(),
+    ),
+    Metric(
+        "gauge",
+        "lethe_targets_expiring",
+        "Enforced targets that expire within 7 days.",
+        read=_one(lambda of: len(of.register.expiring())),
+    ),
+    Metric(
+        "gauge",
+        "lethe_keys_expiring",
+        "API keys that expire within 7 days and have no successor.",
+        read=_one(lambda of: len(of.authenticator.expiring())),
     ),
     Metric(
         "gauge",

@@ -106,6 +106,7 @@ TABLE: tuple[Route, ...] = (
         "/admin/v1/status",
         "/admin/v1/keys",
         "/admin/v1/keys/{id}",
+        "/admin/v1/keys/{id}/rotate",
     ),
     *_all(Access.PUBLIC, "/console/login", "/console/static/{name}"),
     *_all(

@@ -121,6 +121,10 @@ def test_nothing_but_the_gateway_can_be_reached_from_outside_and_by_default_from
         (group,) = cluster["load_assignment"]["endpoints"]
         ends = [end["endpoint"]["address"]["socket_address"] for end in group["lb_endpoints"]]
         assert [end["address"] for end in ends] == list(SERVERS)
+        told = [server["environment"].get("LETHE_SERVER_ADMIN_PORT") for server in SERVERS.values()]
+        assert [end["port_value"] for end in ends] == (
+            told if cluster["name"] == "lethe-admin" else [8000, 8000]
+        )
 
 
 def keys(tree, prefix=""):

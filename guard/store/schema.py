@@ -80,6 +80,9 @@ keys = sa.Table(
     sa.Column("tenant", sa.String(128)),
     sa.Column("created_at", sa.Float(53), nullable=False),
     sa.Column("expires_at", sa.Float(53)),
+    sa.Column("speaks", sa.Boolean, nullable=False, server_default=sa.false()),
+    sa.Column("successor", sa.String(32)),
+    sa.Column("used_at", sa.Float(53)),
 )
 
 decisions = sa.Table(

@@ -21,6 +21,7 @@ ACTS: Mapping[tuple[str, str], str] = {
     ("POST", "/jobs"): "jobs.create",
     ("DELETE", "/jobs/{id}"): "jobs.end",
     ("POST", "/keys"): "keys.create",
+    ("POST", "/keys/{id}/rotate"): "keys.rotate",
     ("DELETE", "/keys/{id}"): "keys.revoke",
 }
 ASKING = frozenset({("POST", "/targets/validate"), ("POST", "/check"), ("POST", "/score")})

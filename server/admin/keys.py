@@ -13,7 +13,7 @@ from starlette.responses import JSONResponse
 from guard.errors import BadRequest, Forbidden
 from guard.store.keys import Key
 from server.admin.route import allowed, answers, json_body, settled, takes, validated
-from server.admin.schemas import KeyBody, KeyPage, Lagging, NewKey, OpenObject
+from server.admin.schemas import KeyBody, KeyPage, Lagging, NewKey, OpenObject, RotateBody
 from server.admin.services import Services
 from server.auth import Permission, Principal
 
@@ -41,7 +41,29 @@ def add_routes(router: APIRouter, services: Services) -> None:
         wanted = validated(KeyBody, body)
         expires_at = future(wanted.expires_at)
         key, token = await run_in_threadpool(
-            services.authenticator.create, wanted.role, wanted.tenant, expires_at
+            services.authenticator.create,
+            wanted.role,
+            wanted.tenant,
+            expires_at,
+            speaks=wanted.speaks_for_tenants,
+        )
+        return await settled(services, {**view_of(key), "key": token}, 201)
+
+    @router.post(
+        "/keys/{id}/rotate",
+        status_code=201,
+        responses=answers(404, _201=NewKey, _202=Lagging),
+        openapi_extra=takes(RotateBody),
+    )
+    async def rotate_key(
+        id: str,  # noqa: A002
+        who: Principal = admin,
+        body: Json = Depends(json_body),
+    ) -> JSONResponse:
+        """A new key in the place of this one, shown this once. The old one stays good for `grace_seconds`."""
+        wanted = validated(RotateBody, body)
+        key, token = await run_in_threadpool(
+            services.authenticator.rotate, id, wanted.grace_seconds, future(wanted.expires_at)
         )
         return await settled(services, {**view_of(key), "key": token}, 201)
 
@@ -68,6 +90,9 @@ def view_of(key: Key) -> Json:
         "tenant": key.tenant,
         "created_at": _iso(key.created_at),
         "expires_at": _iso(key.expires_at) if key.expires_at is not None else None,
+        "last_used_at": _iso(key.used_at) if key.used_at is not None else None,
+        "speaks_for_tenants": key.speaks,
+        "successor": key.successor,
     }
 
 

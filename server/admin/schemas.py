@@ -68,6 +68,20 @@ class KeyBody(_Body):
     role: Role
     tenant: str | None = Field(None, pattern=TENANT)
     expires_at: datetime | None = None
+    speaks_for_tenants: bool = False
+
+    @model_validator(mode="after")
+    def _one_way_of_tenants(self) -> KeyBody:
+        if self.speaks_for_tenants and (self.role != "inference" or self.tenant is not None):
+            raise ValueError("speaks_for_tenants is for inference keys without a tenant")
+        return self
+
+
+class RotateBody(_Body):
+    """How long the old key stays good, and when the new one ends: by default after as long as the old one was for."""
+
+    grace_seconds: float = Field(86_400, ge=0, le=30 * 86_400)
+    expires_at: datetime | None = None
 
 
 class ArtifactBody(_Body):
@@ -288,6 +302,9 @@ class KeyView(BaseModel):
     tenant: str | None
     created_at: datetime
     expires_at: datetime | None
+    last_used_at: datetime | None
+    speaks_for_tenants: bool
+    successor: str | None
 
 
 class NewKey(KeyView):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from urllib.parse import quote
 
 import click
 
@@ -25,6 +26,7 @@ def list_keys(as_json: bool, server: str, key: str | None) -> None:
             click.echo(json.dumps(row))
             continue
         until = row["expires_at"] or "never expires"
+        until += f", {row['successor']} takes its place" if row["successor"] else ""
         click.echo(f"{row['id']}  {row['role']:<9}  {row['tenant'] or '-':<16}  {until}")
 
 
@@ -37,12 +39,41 @@ def list_keys(as_json: bool, server: str, key: str | None) -> None:
 )
 @click.option("--tenant", help="The tenant that the key is confined to.")
 @click.option("--expires", "expires_at", help="When it stops working, such as 2030-01-31T00:00:00Z.")
+@click.option(
+    "--speaks-for-tenants",
+    "speaks",
+    is_flag=True,
+    help="For a gateway that names the tenant in a signed header.",
+)
 @remote
-def create(role: str, tenant: str | None, expires_at: str | None, server: str, key: str | None) -> None:
+def create(
+    role: str, tenant: str | None, expires_at: str | None, speaks: bool, server: str, key: str | None
+) -> None:
     """Create a key and show it, this once."""
-    body = {"role": role, "tenant": tenant, "expires_at": expires_at}
+    body = {"role": role, "tenant": tenant, "expires_at": expires_at, "speaks_for_tenants": speaks}
     made = connect(server, key).json("POST", "/keys", json=body)
     click.echo(f"{made['id']} ({made['role']}) is shown this once:", err=True)
+    click.echo(made["key"])
+
+
+@keys.command(epilog=example("lethe keys rotate key_0123456789abcdef --grace 3600"))
+@click.argument("key_id", metavar="ID")
+@click.option(
+    "--grace",
+    type=click.FloatRange(0),
+    default=86_400,
+    show_default=True,
+    help="Seconds that the old one stays good.",
+)
+@click.option(
+    "--expires", "expires_at", help="When the new one stops working; by default as long as the old one."
+)
+@remote
+def rotate(key_id: str, grace: float, expires_at: str | None, server: str, key: str | None) -> None:
+    """Make a key in the place of another, and show it, this once."""
+    body = {"grace_seconds": grace, "expires_at": expires_at}
+    made = connect(server, key).json("POST", f"/keys/{quote(key_id, safe='')}/rotate", json=body)
+    click.echo(f"{made['id']} ({made['role']}) takes the place of {key_id} and is shown this once:", err=True)
     click.echo(made["key"])
 
 
@@ -51,7 +82,5 @@ def create(role: str, tenant: str | None, expires_at: str | None, server: str, k
 @remote
 def revoke(key_id: str, server: str, key: str | None) -> None:
     """Revoke a key, at once."""
-    from urllib.parse import quote
-
     connect(server, key).json("DELETE", f"/keys/{quote(key_id, safe='')}")
     click.echo(f"{key_id} revoked")

@@ -277,7 +277,7 @@ def test_status(api):
 
 def test_openapi_documents_every_route(api):
     paths = {path: item for path, item in api.app.openapi()["paths"].items() if path.startswith("/admin/v1")}
-    assert len(paths) == 21
+    assert len(paths) == 22
     for path, item in paths.items():
         for method, operation in item.items():
             assert {"401", "403"} <= operation["responses"].keys(), path
@@ -378,3 +378,33 @@ def test_a_tenant_sees_and_trains_its_own(trainers):
     assert [job["id"] for job in listed] == [own["id"]]
     assert trainers.http.get(f"/jobs/{hidden}", headers=operator).status_code == 404
     assert trainers.http.delete(f"/jobs/{hidden}", headers=operator).status_code == 404
+
+
+def test_a_key_is_rotated(api):
+    old = api.http.post("/keys", json={"role": "auditor", "tenant": "acme"}).json()
+    made = api.http.post(f"/keys/{old['id']}/rotate", json={"grace_seconds": 3600})
+    new = made.json()
+    assert (made.status_code, new["role"], new["tenant"], new["successor"]) == (201, "auditor", "acme", None)
+    listed = {key["id"]: key for key in api.http.get("/keys").json()["data"]}
+    assert listed[old["id"]]["successor"] == new["id"] and listed[old["id"]]["expires_at"] is not None
+    for key in (old, new):
+        headers = {"Authorization": f"Bearer {key['key']}"}
+        assert api.http.get("/targets", headers=headers).status_code == 200
+    for body, status in (({"grace_seconds": -1}, 400), ({"grace": 1}, 400), ({}, 400)):
+        assert api.http.post(f"/keys/{old['id']}/rotate", json=body).status_code == status
+    assert api.http.post("/keys/key_none/rotate", json={}).status_code == 404
+
+
+@pytest.mark.parametrize("wrong", [{"role": "operator"}, {"role": "inference", "tenant": "acme"}])
+def test_only_an_inference_key_without_a_tenant_speaks_for_tenants(api, wrong):
+    response = api.http.post("/keys", json={**wrong, "speaks_for_tenants": True})
+    assert response.status_code == 400 and "speaks_for_tenants" in error(response)["message"]
+    made = api.http.post("/keys", json={"role": "inference", "speaks_for_tenants": True}).json()
+    assert made["speaks_for_tenants"] is True
+
+
+def test_targets_that_expire_soon_are_named_in_the_status(api):
+    for name, days, mode in (("soon", 3, "enforce"), ("later", 9, "enforce"), ("shadow", 3, "shadow")):
+        ends = (datetime.now(UTC) + timedelta(days=days)).isoformat()
+        api.http.put(f"/targets/{name}", json={"name": f"Name {name}", "expires_at": ends, "mode": mode})
+    assert api.http.get("/status").json()["expiring"] == ["soon"]

@@ -39,6 +39,7 @@ NEEDS = {
     ("GET", "/status"): Permission.READ_STATUS,
     ("GET", "/keys"): Permission.KEYS,
     ("POST", "/keys"): Permission.KEYS,
+    ("POST", "/keys/{id}/rotate"): Permission.KEYS,
     ("DELETE", "/keys/{id}"): Permission.KEYS,
 }
 READS = {

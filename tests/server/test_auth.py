@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from guard.errors import Forbidden, NotFound, Unauthorized
+from guard.errors import BadRequest, Forbidden, NotFound, Unauthorized
 from server.auth import Authenticator, Permission, ensure_admin_key
 from tests.guard.register_fakes import Clock, open_store
 
@@ -100,3 +100,64 @@ def test_an_expired_or_confined_admin_key_does_not_count(keys, clock):
     keys.create("admin", None, clock.now - 1, now=1.0)
     keys.create("admin", "acme", None, now=1.0)
     assert ensure_admin_key(keys, None, clock) is not None
+
+
+def test_a_rotated_key_is_good_for_its_grace_and_the_new_one_at_once(keys, clock):
+    authenticator = Authenticator(keys, clock=clock)
+    old, token = authenticator.create("operator", "acme", clock.now + 1_000)
+    clock.now += 400
+    new, fresh = authenticator.rotate(old.id, 100, None)
+    assert (new.role, new.tenant, new.expires_at) == ("operator", "acme", clock.now + 1_000)
+    assert {authenticator.identify(bearer(t)).key_id for t in (token, fresh)} == {old.id, new.id}
+    assert [(key.id, key.successor) for key in authenticator.all()] == [(old.id, new.id), (new.id, None)]
+    with pytest.raises(BadRequest):
+        authenticator.rotate(old.id, 100, None)
+    clock.now += 100
+    with pytest.raises(Unauthorized):
+        authenticator.identify(bearer(token))
+    assert authenticator.identify(bearer(fresh)).key_id == new.id
+    with pytest.raises(NotFound):
+        authenticator.rotate("key_none", 100, None)
+
+
+def test_a_grace_does_not_lengthen_a_life(keys, clock):
+    authenticator = Authenticator(keys, clock=clock)
+    old, token = authenticator.create("inference", None, clock.now + 10, speaks=True)
+    new, _ = authenticator.rotate(old.id, 1_000, clock.now + 50)
+    assert (new.expires_at, new.speaks) == (clock.now + 50, True)
+    clock.now += 10
+    with pytest.raises(Unauthorized):
+        authenticator.identify(bearer(token))
+    ends = {key.id: key.expires_at for key in Authenticator(keys, clock=clock).all()}
+    assert ends[old.id] == old.expires_at
+
+
+def test_uses_are_written_down_later_and_never_backwards(keys, clock):
+    authenticator, other = Authenticator(keys, clock=clock), Authenticator(keys, clock=clock)
+    _, token = authenticator.create("auditor", None, None)
+    other.follow()
+    authenticator.identify(bearer(token))
+    assert keys.all()[0].used_at is None
+    clock.now += 50
+    other.identify(bearer(token))
+    other.note_uses()
+    authenticator.note_uses()
+    assert keys.all()[0].used_at == clock.now
+    assert authenticator.all()[0].used_at == clock.now
+    number = keys.number
+    authenticator.note_uses()
+    assert keys.number == number == authenticator.number
+
+
+def test_keys_that_end_soon_are_told_but_for_those_with_a_successor(keys, clock):
+    authenticator = Authenticator(keys, clock=clock)
+    day = 86_400
+    soon, _ = authenticator.create("operator", None, clock.now + 6 * day)
+    sooner, _ = authenticator.create("operator", None, clock.now + 2 * day)
+    authenticator.create("operator", None, clock.now + 8 * day)
+    authenticator.create("operator", None, None)
+    assert [key.id for key in authenticator.expiring()] == [sooner.id, soon.id]
+    authenticator.rotate(sooner.id, day, clock.now + 30 * day)
+    assert [key.id for key in authenticator.expiring()] == [soon.id]
+    clock.now += 6 * day
+    assert soon.id not in {key.id for key in authenticator.expiring()}

@@ -10,12 +10,13 @@ from starlette.responses import JSONResponse, StreamingResponse
 from starlette.routing import Route
 
 from guard import context as request_context
-from guard.config import TenantLimits, TenantSettings
+from guard.config import GatewaySettings, TenantLimits, TenantSettings
 from guard.errors import Forbidden, GuardUnavailable, Unauthorized
 from guard.types import Admission, Decision, Match, Plan, Reply
 from server.auth import Principal
 from server.gate import Gate, GateServices
 from server.limits import Lease, Limiter
+from server.tenancy import TenantHeader
 
 CHAT = "/v1/chat/completions"
 BODY = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
@@ -118,6 +119,7 @@ def app(engine, records, failures):
     app = Starlette(routes=routes)
     app.state.lethe = GateServices(
         require=require,
+        tenants=TenantHeader(GatewaySettings()),
         admit=lambda caller: Lease(),
         record=lambda context, status, now: records.append(SimpleNamespace(context=context, status=status)),
         failed=failures.append,

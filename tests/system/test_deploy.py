@@ -15,6 +15,7 @@ pytestmark = pytest.mark.system
 VARIABLES = {PREFIX + key.replace(".", "_").upper() for key, _ in leaves(Settings)} | SHORT_NAMES.keys()
 ALERTS = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yaml").read_text())
 PEER = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "gateway"}}}
+OTHER = {"podSelector": {"matchLabels": {"app": "prometheus"}}}
 ALL = {
     "nameOverride": "guard",
     "fullnameOverride": "lethe-server",
@@ -39,7 +40,7 @@ ALL = {
     "service": {"type": "LoadBalancer", "port": 443, "annotations": {"a": "b"}},
     "networkPolicy": {
         "clients": [PEER],
-        "monitoring": [PEER],
+        "operators": [OTHER],
         "egress": [{"to": [PEER], "ports": [{"port": 5432, "protocol": "TCP"}]}],
     },
     "serviceAccount": {"name": "other"},
@@ -143,11 +144,12 @@ def test_probes_ports_and_variables_are_those_of_the_server(values):
         "liveness": "/livez",
         "readiness": "/readyz",
     }
-    (port,) = container["ports"]
+    ports = {port["name"]: str(port["containerPort"]) for port in container["ports"]}
     env = {one["name"]: one for one in container["env"]}
     for probe in probes.values():
-        assert find(probe["path"]).access is Access.PUBLIC and probe["port"] == port["name"]
-    assert env["LETHE_SERVER_PORT"]["value"] == str(port["containerPort"])
+        assert find(probe["path"]).access is Access.PUBLIC and probe["port"] == "http"
+    given = {"http": env["LETHE_SERVER_PORT"]["value"], "admin": env["LETHE_SERVER_ADMIN_PORT"]["value"]}
+    assert given == ports
     ours = {name for name in env if name.startswith(PREFIX)}
     assert ours <= VARIABLES | set(OTHER_VARIABLES)
     waits = container["lifecycle"]["preStop"]["exec"]["command"][1]
@@ -165,7 +167,7 @@ def test_the_default_is_one_server_of_the_demo_with_a_volume_that_nobody_else_ca
     )
     assert not OFF & found.keys() and "Secret" not in found
     (policy,) = found["NetworkPolicy"]
-    assert policy["spec"]["ingress"][0]["from"] == [{"podSelector": {}}]
+    assert [rule["from"] for rule in policy["spec"]["ingress"]] == [[{"podSelector": {}}]] * 2
     assert {port["port"] for rule in policy["spec"]["egress"] for port in rule["ports"]} == {53}
 
 
@@ -190,9 +192,12 @@ def test_every_option_gets_to_its_place():
         assert inside[name] == ALL[name]
     assert inside["serviceAccountName"] == "other" and inside["runtimeClassName"] == "nvidia"
     (policy,) = found["NetworkPolicy"]
-    assert policy["spec"]["ingress"][0]["from"] == [PEER, PEER]
+    allowed = {rule["ports"][0]["port"]: rule["from"] for rule in policy["spec"]["ingress"]}
+    assert allowed == {"http": [PEER], "admin": [OTHER]}
     assert policy["spec"]["egress"][1:] == ALL["networkPolicy"]["egress"]
     labels = spec["template"]["metadata"]["labels"]
+    exposed = {one["spec"].get("type", "ClusterIP"): one["spec"]["ports"] for one in found["Service"]}
+    assert [port["targetPort"] for port in exposed["LoadBalancer"]] == ["http"]
     for one in [*found["Service"], *found["PodDisruptionBudget"]]:
         selector = one["spec"]["selector"]
         assert selector.get("matchLabels", selector).items() <= labels.items()

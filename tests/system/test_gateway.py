@@ -175,13 +175,21 @@ def test_a_503_of_both_servers_reaches_the_client_after_one_more_try(pair, clien
     assert asked(pair) == [1, 1]
 
 
+def test_a_body_that_is_too_long_to_be_kept_is_sent_once(pair, client):
+    for upstream in pair:
+        upstream.status = 503
+    answer = client.post("/v1/completions", content=b"x" * (5 * 2**20))
+    assert answer.json()["error"]["message"] == "The prompt was not judged in time."
+    assert sum(asked(pair)) == 1
+
+
 def test_servers_that_answer_503_stay(pair, envoy, client):
     for upstream in pair:
         upstream.status = 503
     for _ in range(30):
         client.post(CHAT, json={})
     time.sleep(INTERVAL + 1)
-    assert envoy.stat("cluster.lethe.outlier_detection.ejections_active") == 0
+    assert envoy.stat("cluster.lethe.outlier_detection.ejections_enforced_total") == 0
     assert envoy.healthy() == 2
 
 
@@ -257,6 +265,7 @@ def test_clients_reach_the_inference_routes_and_no_others(pair, client):
 def test_operators_have_a_listener_of_their_own_and_no_write_is_repeated(pair, envoy):
     with httpx.Client(base_url=envoy.admin_url) as operators:
         assert operators.put("/admin/v1/targets/jane", json={}).status_code == 200
+        assert len({operators.get("/console").json()["port"] for _ in range(10)}) == 1
         assert operators.post("/v1/completions").status_code == 404
         assert operators.get("/metrics").json()["error"]["code"] == "not_found"
         for upstream in pair:

@@ -57,11 +57,18 @@ def image():
     name = engine()
     if given := os.environ.get("LETHE_IMAGE"):
         return name, given
-    if call(name, "image", "inspect", BASE, check=False) and call(name, "pull", BASE, check=False):
+    if call(name, "image", "inspect", BASE, check=False) and not fetched(name):
         pytest.skip(f"the base image {BASE} is not here and cannot be fetched")
     tag = "lethe:under-test"
     call(name, "build", "--tag", tag, ROOT)
     return name, tag
+
+
+def fetched(name):
+    try:
+        return not call(name, "pull", BASE, check=False, timeout=180)
+    except subprocess.TimeoutExpired:
+        return False
 
 
 class Container:
