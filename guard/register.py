@@ -21,7 +21,7 @@ from typing import Any, TypeVar, get_args
 
 from guard import specs
 from guard.errors import BadRequest, Forbidden, LetheError, NotFound, PreconditionFailed
-from guard.importing import plan_import
+from guard.importing import Row, json_rows, plan_import
 from guard.ledger import Entry, Failed, Ledger, TargetState
 from guard.library import Library, Workers
 from guard.snapshot import BuildGate, Compile, Enforced, Snapshot
@@ -299,10 +299,22 @@ class Register:
         return []
 
     async def import_lines(
-        self, lines: Iterable[str | bytes], *, atomic: bool = False, caller: Caller = ANYONE
+        self,
+        lines: Iterable[str | bytes],
+        *,
+        atomic: bool = False,
+        dry_run: bool = False,
+        caller: Caller = ANYONE,
     ) -> dict[str, Any]:
-        """Write one target per JSON line, in one transaction and one swap; `atomic` takes all or none."""
-        return await self._run(lambda: self._import(lines, atomic, caller))
+        """As `import_rows`, one target per JSON line."""
+        return await self.import_rows(json_rows(lines), atomic=atomic, dry_run=dry_run, caller=caller)
+
+    async def import_rows(
+        self, rows: Iterable[Row], *, atomic: bool = False, dry_run: bool = False, caller: Caller = ANYONE
+    ) -> dict[str, Any]:
+        """Write one target per row, in one transaction and one swap; `atomic` takes all or none, `dry_run` tells what
+        would come of it and stores nothing."""
+        return await self._run(lambda: self._import(rows, atomic, dry_run, caller))
 
     def export(self, tenant: str | None = None) -> Iterator[dict[str, Any]]:
         """Every target in the form that `import_lines` takes, by id."""
@@ -425,9 +437,9 @@ class Register:
         self._ledger.write([prepared], exact=exact)
         return self._render(prepared)
 
-    def _import(self, lines: Iterable[str | bytes], atomic: bool, caller: Caller) -> dict[str, Any]:
+    def _import(self, rows: Iterable[Row], atomic: bool, dry_run: bool, caller: Caller) -> dict[str, Any]:
         existing = {entry.stored.id: entry.stored for entry in self._entries(None)}
-        plan = plan_import(lines, existing, self._defaults, caller.tenant)
+        plan = plan_import(rows, existing, self._defaults, caller.tenant)
         prepared: list[Enforced] = []
         results = self._ledger.prepare(plan.wanted, force=lambda name: caller.force or name in plan.forced)
         for target_id, result in zip(plan.wanted, results, strict=True):
@@ -437,7 +449,7 @@ class Register:
                 prepared.append(result)
         if atomic and plan.rejected:
             prepared = []
-        if prepared:
+        if prepared and not dry_run:
             self._ledger.write(prepared)
         updated = sum(entry.stored.id in existing for entry in prepared)
         return {"created": len(prepared) - updated, "updated": updated, "rejected": plan.report()}

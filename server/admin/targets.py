@@ -8,8 +8,10 @@ from typing import Any
 from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import JSONResponse, Response
 
+from guard.importing import json_rows
 from guard.ledger import TargetState
 from guard.register import Caller, Precondition
+from guard.spreadsheet import csv_rows
 from server.admin.route import (
     LIMIT,
     MAX_LIMIT,
@@ -59,12 +61,21 @@ def _add_bulk(router: APIRouter, services: Services) -> None:
 
     @router.post("/targets/import", responses=answers(_200=ImportResult, _202=Lagging))
     async def import_targets(
-        request: Request, atomic: bool = False, force: bool = False, who: Principal = writer
+        request: Request,
+        atomic: bool = False,
+        force: bool = False,
+        dry_run: bool = False,
+        who: Principal = writer,
     ) -> Response:
-        """One target per JSON line of the body; `atomic` takes all or none."""
-        lines = (await request.body()).splitlines()
+        """One target per JSON line of the body, or per row where it is `text/csv`; `atomic` takes all or none,
+        `dry_run` stores nothing."""
+        body = await request.body()
+        csv = request.headers.get("content-type", "").partition(";")[0].strip().lower() == "text/csv"
+        rows = csv_rows(body) if csv else json_rows(body.splitlines())
         caller = Caller(who.tenant, force=force)
-        report = await services.register.import_lines(lines, atomic=atomic, caller=caller)
+        report = await services.register.import_rows(rows, atomic=atomic, dry_run=dry_run, caller=caller)
+        if dry_run:
+            return JSONResponse(report)
         return await settled(services, report)
 
     @router.get("/targets/export", responses=answers(), response_class=Response)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -99,23 +100,40 @@ def add(
     click.echo(f"{view['id']} v{view['version']} is {view['state']}")
 
 
-@targets.command("import", epilog=example("lethe targets import targets.jsonl --atomic"))
-@click.argument("file", type=click.File("rb"))
+@targets.command(
+    "import",
+    epilog=example(
+        "lethe targets import targets.jsonl --atomic", "lethe targets import names.xlsx --dry-run"
+    ),
+)
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path, allow_dash=True))
 @click.option("--atomic", is_flag=True, help="Take all lines or none.")
 @click.option("--force", is_flag=True, help="Take targets although they fire on background prompts.")
+@click.option("--dry-run", is_flag=True, help="Store nothing; only show what would be refused.")
 @remote
-def import_targets(file: Any, atomic: bool, force: bool, server: str, key: str | None) -> None:
-    """Register the targets in FILE, one JSON object per line (- is stdin)."""
-    chosen = {name: "true" for name, value in (("atomic", atomic), ("force", force)) if value}
+def import_targets(
+    file: Path, atomic: bool, force: bool, dry_run: bool, server: str, key: str | None
+) -> None:
+    """Register the targets in FILE: one JSON object per line (- is stdin), or a sheet (.csv, .xlsx) with the columns
+    name, aliases, description, reference, expires_at and tags, several aliases or tags with ; between them."""
+    given = (("atomic", atomic), ("force", force), ("dry_run", dry_run))
+    content, kind = _read_targets(file)
     click.echo("Importing; large files take a while.", err=True)
-    result = connect(server, key).json("POST", "/targets/import", content=file.read(), params=chosen)
+    result = connect(server, key).json(
+        "POST",
+        "/targets/import",
+        content=content,
+        params={name: "true" for name, value in given if value},
+        headers={"Content-Type": kind},
+    )
+    would = "dry run: " if dry_run else ""
     click.echo(
-        f"{result['created']} created, {result['updated']} updated, {len(result['rejected'])} rejected"
+        f"{would}{result['created']} created, {result['updated']} updated, {len(result['rejected'])} rejected"
     )
     for line in result["rejected"]:
         click.echo(f"line {line['line']}: {line['error']}", err=True)
     if result["rejected"]:
-        kept = "nothing was stored" if atomic else "the other lines were stored"
+        kept = "nothing was stored" if atomic or dry_run else "the other lines were stored"
         raise Failure(f"{len(result['rejected'])} lines were refused, {kept}; correct them and import again.")
 
 
@@ -210,6 +228,19 @@ def verify(file: Any, fingerprint: str) -> None:
     claims = verified(file.read(), fingerprint)
     since = claims["enforcement"]["enforced_since"] or "not enforced"
     click.echo(f"valid: issued {claims['issued_at']}, enforced since {since}")
+
+
+def _read_targets(path: Path) -> tuple[bytes, str]:
+    """What to send, and what it is."""
+    if path.suffix.lower() == ".xlsx":
+        from server.cli.sheets import csv_of
+
+        return csv_of(path), "text/csv"
+    try:
+        content = sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
+    except OSError as error:
+        raise Failure(f"{path} cannot be read: {error.strerror}.") from None
+    return content, "text/csv" if path.suffix.lower() == ".csv" else "application/jsonl"
 
 
 def _write(path: Path, content: bytes) -> None:
