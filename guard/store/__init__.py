@@ -79,7 +79,7 @@ class Store:
             ) from None
         except ValueError:
             raise StartupError(
-                f"The store {self._database.name} is damaged; restore a backup of it."
+                f"The store {self._database.name} is damaged; {self._database.advice}."
             ) from None
 
 

@@ -29,6 +29,7 @@ Counter = Literal["snapshot", "keys"]
 _BATCH = 500
 _WAIT_SECONDS = 10.0
 _BACKENDS = {"sqlite": "guard.store.sqlite", "postgresql": "guard.store.postgres"}
+_DAMAGED = ("malformed", "file is not a database", "invalid page")
 _MISSING = "PostgreSQL needs the package psycopg, which is not installed: pip install 'lethe[postgres]'."
 
 
@@ -136,6 +137,11 @@ class Database:
     def listener(self) -> Listener:
         return self._backend.listener(self._engine.url)
 
+    @property
+    def advice(self) -> str:
+        """For who cannot use the database."""
+        return self._backend.ADVICE
+
     def close(self) -> None:
         self._engine.dispose()
 
@@ -176,7 +182,11 @@ class Database:
             raise  # not a failure of the database but its answer
         except (DBAPIError, sa.exc.TimeoutError) as error:
             reason = _first_line(getattr(error, "orig", None) or error)
-            raise GuardUnavailable(f"The store does not answer: {reason}.", reason="store") from error
+            damaged = any(sign in reason for sign in _DAMAGED)
+            told = f"The store {self.name} is damaged ({reason}); {self._backend.ADVICE}."
+            raise GuardUnavailable(
+                told if damaged else f"The store does not answer: {reason}.", reason="store"
+            ) from error
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

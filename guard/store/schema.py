@@ -10,6 +10,8 @@ that they have. A version of a target was in force from snapshot `since` to befo
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import sqlalchemy as sa
 
 metadata = sa.MetaData()
@@ -70,6 +72,15 @@ replicas = sa.Table(
     sa.Column("seen_at", sa.Float(53), nullable=False),
     sa.Column("lease", sa.Float(53), nullable=False),
 )
+
+
+class Tombstone(NamedTuple):
+    """What is left of a purged target: the keyed digest of its id, its last version and when it was purged."""
+
+    key: str
+    last_version: int
+    purged_at: float
+
 
 keys = sa.Table(
     "keys",

@@ -6,6 +6,7 @@ power. Writers take the lock when they begin, so no transaction fails half-way f
 
 from __future__ import annotations
 
+import fcntl
 import os
 import time
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy import event
 
-ADVICE = "restore a backup of it or move it away"
+ADVICE = "look at it with `lethe store check`, and bring back a backup with `lethe store restore`"
 READING: dict[str, Any] = {}
 _PRAGMAS = (
     "journal_mode=WAL",
@@ -31,10 +32,19 @@ def name_of(url: sa.URL) -> str:
 
 
 def create_engine(url: sa.URL) -> sa.Engine:
-    _create_private(Path(name_of(url)))
+    path = Path(name_of(url))
+    _create_private(path)
+    lock = os.open(lock_of(path), os.O_RDWR | os.O_CREAT, 0o600)
+    fcntl.flock(lock, fcntl.LOCK_SH)  # nobody puts another file in the place of one that is in use
     engine = sa.create_engine(url)
     event.listen(engine, "connect", _configure)
+    event.listen(engine, "engine_disposed", lambda _: os.close(lock), once=True)
     return engine
+
+
+def lock_of(path: Path) -> Path:
+    """A file of its own: SQLite's locks of the database end when any other handle of that file is closed."""
+    return path.with_name(path.name + ".lock")
 
 
 def begin(connection: sa.Connection, writing: bool) -> None:

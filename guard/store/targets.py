@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets as random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -15,6 +15,7 @@ from guard.store.audit import Audit
 from guard.store.database import Database, batches, number_of
 from guard.store.lives import LENGTH, key_of
 from guard.store.schema import (
+    Tombstone,
     decision_targets,
     decisions,
     erasures,
@@ -244,6 +245,40 @@ class Targets:
                 detail={"purged" if purge else "deleted": 1},
             )
             return number
+
+    def purge_again(self, later: Iterable[Tombstone], now: float) -> int:
+        """Purge what was purged after this store was backed up; how many targets."""
+        purged = 0
+        with self._database.write() as connection:
+            number = self._database.count(connection, "snapshot")
+            for tombstone in later:
+                known = connection.execute(
+                    sa.select(tombstones).where(tombstones.c.key == tombstone.key)
+                ).one_or_none()
+                if known is not None and known.purged_at >= tombstone.purged_at:
+                    continue
+                row = connection.execute(
+                    sa.select(targets).where(targets.c.key == tombstone.key)
+                ).one_or_none()
+                if row is not None:
+                    self._purge(connection, row, now, number)
+                    purged += 1
+                last = max(tombstone.last_version, row.version if row is not None else 0)
+                connection.execute(tombstones.delete().where(tombstones.c.key == tombstone.key))
+                values = {**tombstone._asdict(), "last_version": last, "changed": number}
+                connection.execute(tombstones.insert().values(values))
+            self._audit.done(connection, "store.restore", snapshot=number, detail={"purged": purged})
+        return purged
+
+    def everything(self) -> Iterator[StoredTarget]:
+        """Every version of every target, deleted ones included."""
+        query = (
+            sa.select(targets.c.key, targets.c.created_at, target_versions)
+            .join(target_versions, target_versions.c.uid == targets.c.uid)
+            .order_by(target_versions.c.uid, target_versions.c.version)
+        )
+        with self._database.read() as connection:
+            yield from map(self._open, connection.execute(query))
 
     def erase_traces(self) -> None:
         """Finish a purge: what it deleted is overwritten where the database's log still holds it."""

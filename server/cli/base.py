@@ -47,12 +47,13 @@ def remote(command: F) -> F:
 
 
 def command_table() -> dict[str, click.Command]:
-    from server.cli import artifacts, audit, check, jobs, keys, local, serve, targets
+    from server.cli import artifacts, audit, check, jobs, keys, local, serve, store, targets
 
     remote_commands = (targets.targets, artifacts.artifacts, jobs.jobs, check.check, keys.keys, audit.audit)
     commands = (
         serve.serve,
         *remote_commands,
+        store.store,
         local.demo,
         local.data,
         local.train,
