@@ -160,7 +160,8 @@ class Authenticator:
             return Principal("admin", None, key_id)
         for key in list(self._known.values()):
             if key.id == key_id and not key.expired(self._clock()):
-                return Principal(key.role, key.tenant, key.id)
+                self._used[key.id] = self._clock()
+                return Principal(key.role, key.tenant, key.id, key.speaks)
         raise Unauthorized("The key of this session was revoked or has expired.")
 
     def require(self, authorization: str | None, permission: Permission) -> Principal:

@@ -134,6 +134,7 @@ TABLE: tuple[Route, ...] = (
         "/console/audit",
         "/console/keys",
         "/console/keys/{id}/revoke",
+        "/console/keys/{id}/rotate",
     ),
     *_all(
         Access.CHECK,

@@ -1,4 +1,4 @@
-"""Keys: made, shown once, revoked."""
+"""Keys: made, shown once, rotated, revoked."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from starlette.responses import Response
 from guard.errors import LetheError
 from server.admin.keys import future, view_of
 from server.admin.route import validated
-from server.admin.schemas import KeyBody
+from server.admin.schemas import KeyBody, RotateBody
 from server.auth import ROLES, Permission
 from server.console.desk import Page, Visit
 
@@ -36,6 +36,17 @@ async def create(visit: Visit) -> Response:
     return _page(visit, 201, made={**view_of(made), "key": key}, lagging=lagging)
 
 
+async def rotate(visit: Visit) -> Response:
+    """A new key in the place of this one, which stays good for as long as the admin API gives by default."""
+    wanted = RotateBody()
+    authenticator = visit.services.authenticator
+    made, key = await asyncio.to_thread(
+        authenticator.rotate, visit.part("id"), wanted.grace_seconds, future(wanted.expires_at)
+    )
+    lagging = bool(await visit.services.settled())
+    return _page(visit, 201, made={**view_of(made), "key": key}, lagging=lagging)
+
+
 async def revoke(visit: Visit) -> Response:
     await asyncio.to_thread(visit.services.authenticator.revoke, visit.part("id"))
     return await visit.done("/keys", "revoked")
@@ -56,6 +67,7 @@ def _page(visit: Visit, status: int = 200, **more: object) -> Response:
 
 
 PAGES = (
+    Page("POST", "/keys/{id}/rotate", rotate, Permission.KEYS, whole=True, act=lambda _: "keys.rotate"),
     Page("GET", "/keys", show, Permission.KEYS, whole=True),
     Page("POST", "/keys", create, Permission.KEYS, whole=True, act=lambda _: "keys.create"),
     Page("POST", "/keys/{id}/revoke", revoke, Permission.KEYS, whole=True, act=lambda _: "keys.revoke"),

@@ -19,7 +19,8 @@ async def overview(visit: Visit) -> Response:
     expired: list[dict[str, Any]] = []
     if visit.who.may(Permission.READ_TARGETS) and status["targets"]["expired"]:
         expired, _ = register.views(limit=SHOWN, state="expired", tenant=tenant)
-    return visit.page("overview.html", here="", status=status, expired=expired, shown=SHOWN)
+    ending = visit.services.authenticator.expiring() if visit.whole and visit.who.may(Permission.KEYS) else []
+    return visit.page("overview.html", here="", status=status, expired=expired, ending=ending, shown=SHOWN)
 
 
 PAGES = (Page("GET", "", overview, ENTRY),)
