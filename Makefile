@@ -8,8 +8,10 @@ REQUIREMENTS ?= requirements/dev-cpu.txt
 STAMP := $(VENV)/.installed
 # Gateway, linters and validators of system tests; they share no package with ours.
 TOOLS := .venv-tools
+# Third-party clients, whose requirements contradict the server's.
+CLIENTS := .venv-clients
 
-.PHONY: install tools serve test test-fast test-system lint bench lock
+.PHONY: install tools clients serve test test-fast test-system lint bench lock
 
 install: $(STAMP)
 
@@ -19,6 +21,14 @@ $(STAMP): $(REQUIREMENTS) pyproject.toml
 	$(BIN)/pip install --quiet --no-deps -r $(REQUIREMENTS)
 	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $(STAMP)
+
+clients: $(CLIENTS)/.installed
+
+$(CLIENTS)/.installed: requirements/clients.txt tests/system/node/package-lock.json
+	$(PYTHON) -m venv $(CLIENTS)
+	$(CLIENTS)/bin/pip install --quiet --no-deps -r requirements/clients.txt
+	PATH="$(CURDIR)/$(CLIENTS)/bin:$$PATH" npm ci --silent --prefix tests/system/node
+	touch $@
 
 tools: $(TOOLS)/.installed
 
@@ -36,7 +46,7 @@ test: install
 test-fast: install
 	$(BIN)/python -m pytest -m "not engine and not system" -rs
 
-test-system: install tools
+test-system: install tools clients
 	$(BIN)/python -m pytest -m system -rs
 
 lint: install
@@ -55,4 +65,5 @@ lock:
 	for name in serve dev train; do \
 	  $(LOCK) --override requirements/overrides.txt requirements/$$name.in requirements/cpu.in -o requirements/$$name-cpu.txt; done
 	for name in serve train; do $(LOCK) requirements/$$name.in requirements/cuda.in -o requirements/$$name-cuda.txt; done
+	$(LOCK) requirements/clients.in -o requirements/clients.txt
 	sed -i 's/^torch==\(.*\)+cpu/torch==\1/; /^--/d' requirements/*-cpu.txt

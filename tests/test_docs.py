@@ -1,5 +1,6 @@
 """The documentation names what the code has."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,22 @@ def test_a_name_of_a_table_stands_in_one_place(package):
     assert len(modules) == len(table)
     for entry in modules:
         assert (ROOT / (entry.replace(".", "/") + ".py")).exists()
+
+
+@pytest.mark.parametrize(
+    "package", ["openai", "langchain-openai", "llama-index-llms-openai-like", "litellm", "lm-eval"]
+)
+def test_the_versions_of_clients_are_those_that_are_tested(package):
+    lock = dict(line.split("==") for line in text("requirements/clients.txt").split() if "==" in line)
+    assert f"| {lock[package]} |" in text("docs/clients.md")
+
+
+def test_the_versions_of_openai_node_and_vllm_are_those_that_are_tested():
+    packages = json.loads(text("tests/system/node/package-lock.json"))["packages"]
+    node = packages["node_modules/openai"]["version"]
+    vllm = next(line for line in text("requirements/serve-cpu.txt").split() if line.startswith("vllm"))
+    for version in (node, vllm.split("==")[1]):
+        assert f"| {version} |" in text("docs/clients.md")
 
 
 @pytest.mark.parametrize("path", DIALECTS)
