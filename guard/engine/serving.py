@@ -159,6 +159,7 @@ async def render(
     from vllm.entrypoints.openai.chat_completion.protocol import ChatCompletionRequest
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest
     from vllm.entrypoints.serve.engine.protocol import ErrorResponse
+    from vllm.exceptions import VLLMClientError
 
     serving = app.state.serving_render
     try:
@@ -169,7 +170,7 @@ async def render(
     except ValidationError as error:
         first = error.errors()[0]
         raise BadRequest(f"{'.'.join(map(str, first['loc']))}: {first['msg']}.") from None
-    except ValueError as error:
+    except (ValueError, VLLMClientError) as error:
         raise BadRequest(_first_line(error)) from None
     if isinstance(rendered, ErrorResponse):
         raise BadRequest(rendered.error.message, param=rendered.error.param)

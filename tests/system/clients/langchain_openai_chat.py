@@ -15,7 +15,7 @@ from pydantic import BaseModel
 class Place(BaseModel):
     """Where somebody was born."""
 
-    name: Literal["Breton Wickley", "Limir Yarley"]
+    name: Literal["Breton Wickley", "Teric Pennby"]
     birthplace: Literal["Marrowgate", "Kestrel Bay", "Ashmere"]
 
 
