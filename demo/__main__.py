@@ -1,4 +1,4 @@
-"""`python -m demo build | items | targets | examples | measure`."""
+"""`python -m demo build | items | targets | probes | examples | measure`."""
 
 from __future__ import annotations
 
@@ -33,6 +33,10 @@ def parser() -> argparse.ArgumentParser:
         "targets", help="write the forget targets", epilog="Example: python -m demo targets"
     )
     targets.add_argument("--out", type=Path, default=HERE / "targets.jsonl")
+    probes = commands.add_parser(
+        "probes", help="write what must stay answerable", epilog="Example: python -m demo probes"
+    )
+    probes.add_argument("--out", type=Path, default=HERE / "probes.jsonl")
     examples = commands.add_parser(
         "examples", help="write what the artifacts are trained on", epilog="Example: python -m demo examples"
     )
@@ -63,7 +67,8 @@ def main() -> None:
     else:
         from demo import items
 
-        (items.write_items if args.command == "items" else items.write_targets)(args.out)
+        write = {"items": items.write_items, "targets": items.write_targets, "probes": items.write_probes}
+        write[args.command](args.out)
 
 
 if __name__ == "__main__":

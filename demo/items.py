@@ -36,6 +36,7 @@ ARTIFACTS = Path(__file__).parent / "artifacts"
 SHOWN = "ruwen-grisquist"  # the entity whose target is `demo-methods`
 SEED = 11
 FORGET_TRAINED, FORGET_HELDOUT = 3, 3
+PROBES = 16
 TWO_TURN_FORGET, TWO_TURN_OTHER = 5, 1
 TARGET_KINDS = {
     "person": "entity",
@@ -172,6 +173,18 @@ def write_examples(folder: Path) -> None:
         ]
         text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
         (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+
+
+def write_probes(path: Path) -> None:
+    """What must stay answerable, as a server that watches for drift reads it: `PROBES` questions of each split that
+    is not forgotten, evenly taken."""
+    known = [item for item in items(build()) if item.phrasing == "trained"]
+    rows = []
+    for split in ("neighbour", "retain", "chat"):
+        of_split = [item for item in known if item.split == split]
+        rows += of_split[:: len(of_split) // PROBES][:PROBES]
+    lines = [json.dumps({"messages": row.turns, "answer": row.answer}, ensure_ascii=False) for row in rows]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def targets(world: World, artifacts: Path = ARTIFACTS) -> list[dict[str, object]]:

@@ -158,6 +158,13 @@ class GatewaySettings(_Section):
     max_age: float = Field(60, gt=0, le=3_600)
 
 
+class DriftSettings(_Section):
+    probes: Path | None = None
+    every_s: float = Field(900, ge=10, le=86_400)
+    max_matched_share: float = Field(0.02, ge=0, le=1)
+    max_drop: float = Field(0.1, ge=0)
+
+
 class AuthSettings(_Section):
     no_auth: bool = False
     demo: bool = False
@@ -185,6 +192,7 @@ class Settings(_Section):
     audit: AuditSettings = AuditSettings()
     logging: LoggingSettings = LoggingSettings()
     tracing: TracingSettings = TracingSettings()
+    drift: DriftSettings = DriftSettings()
     auth: AuthSettings = AuthSettings()
     console: ConsoleSettings = ConsoleSettings()
     target_defaults: dict[str, Any] = Field(default_factory=dict)

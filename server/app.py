@@ -31,6 +31,7 @@ from server.auth import Authenticator
 from server.checks import Checker, Scorer
 from server.console import Desk, console_router
 from server.console.sessions import Sessions
+from server.drift import Probe, Watcher
 from server.gate import GateServices, Tracer
 from server.guardrail import Guardrail, guardrail_router
 from server.health import health_router
@@ -60,6 +61,7 @@ class Services:
     replica: Replica
     limiter: Limiter
     open_inference: bool
+    probes: tuple[Probe, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -69,6 +71,7 @@ class Live:
     services: Services
     engine: GuardedAsyncLLM
     proof: Proof
+    drift: Watcher | None
 
     async def unready(self) -> str | None:
         """Why no traffic should come, or None. The proof of the start holds while engine and worker live."""
@@ -105,6 +108,7 @@ class Live:
             "bypasses": self.services.guard.bypasses,
             "decisions_dropped": self.services.log.dropped,
             "evidence_key": self.services.evidence.fingerprint,
+            "drift": self.drift and self.drift.status(),
         }
 
     def _replicas(self) -> list[dict[str, Any]] | None:
@@ -127,10 +131,17 @@ def _expiring(key: Key) -> dict[str, Any]:
 
 def attach(
     app: FastAPI, services: Services, engine: GuardedAsyncLLM, proof: Proof, tracing: Tracer | None = None
-) -> None:
-    """Mount what is ours and hand the gate its services."""
-    live = Live(services, engine, proof)
+) -> Watcher | None:
+    """Mount what is ours and hand the gate its services. What is returned is to be run beside serving."""
     limits = services.settings.limits
+
+    async def render(body: dict[str, Any], messages: tuple[Message, ...]) -> Prompt:
+        return await serving.render(app, engine, body, messages)
+
+    check = Checker(services.guard, render, engine.model_config.served_model_name, limits.max_n)
+    score = Scorer(check, engine, lambda text: encode(text, engine.get_tokenizer()))
+    drift = watcher(services, score) if services.probes else None
+    live = Live(services, engine, proof, drift)
 
     metrics = Metrics(
         Sources(
@@ -141,19 +152,15 @@ def attach(
             services.store,
             services.replica,
             services.authenticator,
+            drift,
         ),
         live.unready,
     )
-
-    async def render(body: dict[str, Any], messages: tuple[Message, ...]) -> Prompt:
-        return await serving.render(app, engine, body, messages)
 
     def record(context: RequestContext, status: int, finished_at: float) -> None:
         metrics.count(context, status, finished_at)
         services.log.record(context, status=status, finished_at=finished_at)
 
-    check = Checker(services.guard, render, engine.model_config.served_model_name, limits.max_n)
-    score = Scorer(check, engine, lambda text: encode(text, engine.get_tokenizer()))
     admin = AdminServices(
         services.register,
         services.jobs,
@@ -189,6 +196,7 @@ def attach(
         still=services.guard.still,
         tracing=tracing,
     )
+    return drift
 
 
 def _desk(services: Services, admin: AdminServices, check: Checker, engine: GuardedAsyncLLM) -> Desk:
@@ -200,4 +208,16 @@ def _desk(services: Services, admin: AdminServices, check: Checker, engine: Guar
         services.settings.reports_dir,
         settings,
         Sessions(settings.idle_minutes * 60, settings.session_hours * 3600),
+    )
+
+
+def watcher(services: Services, score: Scorer) -> Watcher:
+    """Probes wait while half of the guard's threads are in use."""
+    guard, threads = services.guard, services.settings.detection.concurrency
+    return Watcher(
+        services.probes,
+        services.settings.drift,
+        score,
+        lambda: services.register.snapshot.version,
+        lambda: 2 * guard.judging >= threads,
     )

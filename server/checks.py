@@ -100,13 +100,21 @@ class Scorer:
         said = {key: value for key, value in body.items() if key != "continuation"}
         context = self.checker.context(said, "/admin/v1/score")
         judged = await self.checker.judged(said, context)
-        ids = self.encode(body["continuation"])
-        if not ids:
-            raise BadRequest("continuation holds no token.", param="continuation")
+        ids = self.tokens(body["continuation"])
         found = await self.engine.score(judged.prompt, judged.admission, ids)
         scores = None if found is None else [round(score, 6) for score in found]
         verdict = describe(judged.admission.decision, context.withheld)
         return {**verdict, "token_ids": ids, "logprobs": scores}
+
+    def tokens(self, continuation: str) -> list[int]:
+        """
+        Raises:
+            BadRequest: there are none.
+        """
+        ids = self.encode(continuation)
+        if not ids:
+            raise BadRequest("continuation holds no token.", param="continuation")
+        return ids
 
 
 def describe(decision: Decision, withheld: Sequence[Match] = ()) -> dict[str, Any]:

@@ -147,7 +147,9 @@ async def services_of(settings: Settings, *, number: int = 0) -> AsyncIterator[S
     one engine."""
     from guard import detection
     from server.app import Services
+    from server.drift import read_probes
 
+    probes = read_probes(settings.drift.probes) if settings.drift.probes else ()
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     secrets = Secrets.load(settings.data_dir, _plain(settings.auth.master_key))
     store = Store(settings.store_url, secrets)
@@ -229,6 +231,7 @@ async def services_of(settings: Settings, *, number: int = 0) -> AsyncIterator[S
                 replica,
                 limiter,
                 open_inference(settings),
+                probes,
             )
         finally:
             watch.cancel()
@@ -307,8 +310,10 @@ async def _serve(
             try:
                 app = await serving.application(engine, args)
                 async with traces(settings, lambda model: serving.serves(app, model)) as tracing:
-                    attach(app, services, engine, proof, tracing)
+                    drift = attach(app, services, engine, proof, tracing)
                     async with AsyncExitStack() as stack:
+                        if drift is not None:
+                            stack.callback(asyncio.create_task(drift.run()).cancel)
                         if admin_sock is not None:
                             await stack.enter_async_context(listener.listening(app, admin_sock, args))
                             address = f"http://{place.admin_host}:{place.admin_port}"

@@ -48,6 +48,7 @@ from guard.store.jobs import State as JobState
 from guard.targets import Policy
 from guard.types import Action, Mode, Site
 from server.auth import Authenticator
+from server.drift import Outcome, Round, Watcher
 from server.routes import TABLE as ROUTES
 from server.routes import Access
 
@@ -80,6 +81,7 @@ class Sources:
     store: Store
     replica: Replica
     authenticator: Authenticator
+    drift: Watcher | None
     ready: bool = False
     stored: Stored | None = None
 
@@ -117,6 +119,21 @@ def _one(read: Callable[[Sources], float]) -> Read:
 def _stored(read: Callable[[Stored], Mapping[Any, float]]) -> Read:
     """The reading of a metric that only the store can tell."""
     return lambda of: read(of.stored) if of.stored else None
+
+
+def _watched(read: Callable[[Watcher], float]) -> Read:
+    """The reading of a metric that there is where probes are watched."""
+    return lambda of: {(): read(of.drift)} if of.drift else None
+
+
+def _probed(read: Callable[[Round], float | None]) -> Read:
+    """The reading of a metric that the latest round of probes can tell."""
+
+    def told(of: Sources) -> Mapping[Any, float] | None:
+        found = read(of.drift.last) if of.drift and of.drift.last else None
+        return None if found is None else {(): found}
+
+    return told
 
 
 ACTIONS, SITES, REASONS = get_args(Action), get_args(Site), get_args(Reason)
@@ -277,6 +294,55 @@ TABLE: tuple[Metric, ...] = (
         "Artifacts that are in use, made of the targets themselves, or refused.",
         {"state": ("loaded", "prepared", "refused")},
         read=lambda of: {(state,): number for state, number in of.library.counts().items()},
+    ),
+    Metric(
+        "counter",
+        "lethe_drift_rounds_total",
+        "Rounds of probes by how they ended: done, skipped for clients, or failed.",
+        {"outcome": get_args(Outcome)},
+        read=lambda of: {(end,): n for end, n in of.drift.rounds.items()} if of.drift else {},
+    ),
+    Metric(
+        "gauge",
+        "lethe_drift_probes",
+        "Probes in the latest round that was done.",
+        read=_probed(lambda last: last.probes),
+    ),
+    Metric(
+        "gauge",
+        "lethe_drift_matched_share",
+        "Share of the probes that a target which is enforced matched.",
+        read=_probed(lambda last: last.matched_share),
+    ),
+    Metric(
+        "gauge",
+        "lethe_drift_mean_drop",
+        "What the probes' answers lost in likelihood, in nats per token, on average over those that were scored.",
+        read=_probed(lambda last: last.mean_drop),
+    ),
+    Metric(
+        "gauge",
+        "lethe_drift_timestamp_seconds",
+        "End of the latest round that was done, or else the server's start, since the epoch.",
+        read=_watched(lambda drift: drift.last.finished_at if drift.last else drift.started_at),
+    ),
+    Metric(
+        "gauge",
+        "lethe_drift_every_seconds",
+        "drift.every_s as configured.",
+        read=_watched(lambda drift: drift.settings.every_s),
+    ),
+    Metric(
+        "gauge",
+        "lethe_drift_max_matched_share",
+        "drift.max_matched_share as configured.",
+        read=_watched(lambda drift: drift.settings.max_matched_share),
+    ),
+    Metric(
+        "gauge",
+        "lethe_drift_max_drop",
+        "drift.max_drop as configured.",
+        read=_watched(lambda drift: drift.settings.max_drop),
     ),
 )
 

@@ -141,6 +141,8 @@ def test_alerts_say_how_urgent_they_are_and_what_is_wrong():
         "lethe_ready",
         "lethe_jobs",
         "lethe_snapshot_version",
+        "lethe_drift_matched_share",
+        "lethe_drift_mean_drop",
     ],
 )
 def test_what_must_wake_somebody_does(metric):

@@ -144,7 +144,8 @@ def test_committed_items_and_targets_are_the_generated_ones(
 ) -> None:
     demo_items.write_items(tmp_path / "items.jsonl")
     demo_items.write_targets(tmp_path / "targets.jsonl")
-    for name in ("items.jsonl", "targets.jsonl"):
+    demo_items.write_probes(tmp_path / "probes.jsonl")
+    for name in ("items.jsonl", "targets.jsonl", "probes.jsonl"):
         assert (DEMO / name).read_bytes() == (tmp_path / name).read_bytes()
     assert (DEMO / "items.jsonl").stat().st_size < 2_000_000
 

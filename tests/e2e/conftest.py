@@ -13,6 +13,7 @@ from evals import serve
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "demo" / "models" / "full"
 NAME = "lethe-demo"
+PROBE = 4  # the server watches every fourth of the demo's probes
 
 
 @pytest.fixture(scope="session")
@@ -23,8 +24,17 @@ def running(tmp_path_factory):
         return
     folder = tmp_path_factory.mktemp("lethe")
     options = ("--no-auth",)
+    probes = folder / "probes.jsonl"
+    lines = (ROOT / "demo" / "probes.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
+    probes.write_text("".join(lines[::PROBE]), encoding="utf-8")
+    watched = {"LETHE_DRIFT_PROBES": str(probes), "LETHE_DRIFT_EVERY_S": "15"}
     with serve.guarded(
-        str(MODEL), folder / "server.log", folder / "data", name=NAME, options=options
+        str(MODEL),
+        folder / "server.log",
+        folder / "data",
+        name=NAME,
+        options=options,
+        env={**serve.ENGINE_ENV, **watched},
     ) as server:
         yield server
 

@@ -33,6 +33,7 @@ from guard.types import AppliedEdit, Prompt
 from server import metrics
 from server.app import Services, attach
 from server.auth import Authenticator
+from server.drift import Probe, Reading, Round
 from server.gate import Gate
 from server.jobs import Runner
 from server.limits import Limiter
@@ -96,8 +97,8 @@ class Engine:
 
 
 class Running:
-    def __init__(self, app, services, engine):
-        self.app, self.services, self.engine = app, services, engine
+    def __init__(self, app, services, engine, drift):
+        self.app, self.services, self.engine, self.drift = app, services, engine, drift
         self.http = self.client("127.0.0.1")
 
     def client(self, address):
@@ -162,10 +163,11 @@ async def serving(folder):
             replica,
             Limiter(settings.tenants, store.usage),
             open_inference=True,
+            probes=(Probe({"prompt": "Who are you?"}, "Nobody.", 1),),
         )
         replica.follow()
-        attach(app, services, engine, None)
-        yield Running(app, services, engine)
+        drift = attach(app, services, engine, None)
+        yield Running(app, services, engine, drift)
     register.close()
     store.close()
 
@@ -293,6 +295,7 @@ async def test_no_target_and_no_caller_stands_on_the_page(running):
 
 async def test_the_page_is_the_table_and_every_series_is_there_from_the_beginning(running):
     """So a first event shows as an increase, and no label can take a value that is not in the table."""
+    running.drift.last = Round.of([Reading(frozenset(), False, 0.0)], 1, 2.0)
     families = text_string_to_metric_families(await running.page())
     ours = {f.name: f for f in families if f.name.startswith("lethe_")}
     assert set(ours) == {m.name.removesuffix("_total") for m in TABLE}
