@@ -1,16 +1,21 @@
 """The documentation names what the code has."""
 
 import json
+import re
 from pathlib import Path
 
+import click
 import pytest
+import yaml
 
 from guard.config import Settings, leaves
 from guard.detection import DETECTORS
 from guard.interventions import TABLE, load
 from guard.targets import TargetSpec
-from server.auth import ROLES
+from server.auth import PERMISSIONS, ROLES
+from server.cli import main
 from server.dialects import DIALECTS
+from tests.server.test_admin_roles import NEEDS
 
 ROOT = Path(__file__).parents[1]
 
@@ -83,9 +88,73 @@ def test_the_readme_names_the_commands_that_a_newcomer_needs():
         assert command in text("README.md")
 
 
-def test_documents_link_to_files_that_exist():
-    import re
+DOCUMENTS = (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), ROOT / "CHANGELOG.md")
+PAGES = sorted(path.name for path in (ROOT / "docs").glob("*.md"))
 
-    for document in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), ROOT / "CHANGELOG.md"):
-        for link in re.findall(r"\]\(([^)#]+)\)", document.read_text(encoding="utf-8")):
-            assert link.startswith("http") or (document.parent / link).exists(), (document.name, link)
+
+def anchors(document):
+    """What GitHub makes of a document's headings."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.M)
+    return {re.sub(r"[^\w\- ]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
+def test_documents_link_to_files_and_headings_that_exist():
+    for document in DOCUMENTS:
+        for link in re.findall(r"\]\(([^)\s]+)\)", document.read_text(encoding="utf-8")):
+            if link.startswith("http"):
+                continue
+            path, _, anchor = link.partition("#")
+            there = document.parent / path if path else document
+            assert there.exists(), (document.name, link)
+            assert not anchor or anchor in anchors(there), (document.name, link)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_readme_leads_to_every_page(page):
+    assert f"](docs/{page}" in text("README.md")
+
+
+def test_tests_that_documents_name_exist():
+    for document in DOCUMENTS:
+        for path in re.findall(r"`(tests/[\w./]+)", document.read_text(encoding="utf-8")):
+            assert (ROOT / path).exists(), (document.name, path)
+
+
+def commands(command, *names):
+    """Every command below `command` that does something, with the names that lead to it."""
+    if not isinstance(command, click.Group):
+        yield " ".join(names)
+        return
+    with click.Context(command) as context:
+        for name in command.list_commands(context):
+            yield from commands(command.get_command(context, name), *names, name)
+
+
+@pytest.mark.parametrize("command", [*commands(main, "lethe")])
+def test_every_command_is_documented(command):
+    assert any(re.search(rf"\b{command}\b", text(f"docs/{page}")) for page in PAGES)
+
+
+@pytest.mark.parametrize(("method", "path"), NEEDS)
+def test_every_admin_route_is_documented_with_its_roles(method, path):
+    (told,) = re.findall(rf"^\| `{method} {re.escape(path)}` \| ([^|]*) \|", text("docs/operations.md"), re.M)
+    assert re.findall(r"`(\w+)`", told) == [
+        role for role in ROLES if NEEDS[method, path] in PERMISSIONS[role]
+    ]
+
+
+def test_every_alert_has_its_section_among_the_incidents():
+    groups = yaml.safe_load(text("deploy/prometheus/alerts.yaml"))["groups"]
+    alerts = [rule["alert"] for group in groups for rule in group["rules"]]
+    sections = re.split(r"^## ", text("docs/incidents.md"), flags=re.M)[1:]
+    told = {name: body for name, _, body in (section.partition("\n") for section in sections)}
+    assert {name for name in told if name.startswith("Lethe")} == set(alerts)
+    for alert in alerts:
+        assert "**Look**" in told[alert] and "**Do**" in told[alert], alert
+
+
+def test_the_threat_model_gives_figures_of_the_evaluation_alone():
+    """Each number with a decimal point stands there too, or is one of them rounded to two places."""
+    known = {float(number) for number in re.findall(r"\d+\.\d+", text("docs/evaluation.md"))}
+    for number in re.findall(r"\b\d+\.\d+\b", text("docs/threat-model.md")):
+        assert float(number) in known | {round(one, 2) for one in known}, number

@@ -34,8 +34,11 @@ def add_routes(router: APIRouter, services: Services) -> None:
 
     @router.get("/status", responses=answers(_200=OpenObject))
     async def status(who: Principal = allowed(services, Permission.READ_STATUS)) -> Mapping[str, Any]:
-        """The snapshot, the targets by state, the engine and its sites."""
-        return await services.status()
+        """The snapshot, the targets by state, the engine and its sites; a tenant is told of its own targets."""
+        found = await services.status()
+        if who.tenant is None:
+            return found
+        return {**found, **services.register.status(who.tenant), "keys": None, "drift": None}
 
 
 def _wanted(body: CheckBody, who: Principal) -> Json:

@@ -1,8 +1,6 @@
 """The watch on what must stay answerable, on a server with a real engine."""
 
-import re
 import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,6 +12,7 @@ from tests.e2e.test_metrics import ask, series
 pytestmark = pytest.mark.engine
 
 RULES = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yaml").read_text())["groups"][0]["rules"]
+WORD = "birthplace"
 EXPRESSION = next(rule["expr"] for rule in RULES if rule["alert"] == "LetheUtilityDrift")
 
 
@@ -37,22 +36,21 @@ def until(admin, wanted):
 def test_an_alias_that_is_a_word_of_the_probes_raises_share_and_alert_until_it_is_gone(http, admin, running):
     if admin.get("/status").json()["drift"] is None:
         pytest.skip("this server watches no probes")
-    text = (ROOT / "demo" / "probes.jsonl").read_text(encoding="utf-8").splitlines()[::PROBE]
-    word, times = Counter(w for line in text for w in set(re.findall(r"[A-Z][a-z]{5,}", line))).most_common(
-        1
-    )[0]
+    lines = (ROOT / "demo" / "probes.jsonl").read_text(encoding="utf-8").splitlines()[::PROBE]
+    times = sum(WORD in line for line in lines)
+    assert times > 1
     before = until(admin, lambda last: last["matched"] == 0)
-    assert before["probes"] == before["scored"] == len(text)
-    assert abs(before["mean_drop"]) < 0.001 and not fires(http)
+    assert before["probes"] == before["scored"] == len(lines)
+    assert not fires(http)
     counted, decisions = series(http), len(admin.get("/decisions?limit=500").json()["data"])
 
-    target = {"name": "Zorblax Quintel", "aliases": [word]}
+    target = {"name": "Zorblax Quintel", "aliases": [WORD], "force": True}
     assert admin.put("/targets/too-common", json=target).status_code == 201
     try:
         hurt = until(admin, lambda last: last["targets"].get("too-common"))
-        assert hurt["matched"] == hurt["targets"]["too-common"] <= times
-        assert hurt["matched_share"] == pytest.approx(hurt["matched"] / len(text))
-        assert fires(http) and hurt["mean_drop"] > 0.1
+        assert hurt["matched"] == hurt["targets"]["too-common"] == times
+        assert hurt["matched_share"] == pytest.approx(hurt["matched"] / len(lines))
+        assert fires(http) and hurt["mean_drop"] > 0.001 > abs(before["mean_drop"])
         page = series(http)
         assert page["lethe_drift_matched_share",] == pytest.approx(hurt["matched_share"])
     finally:
@@ -64,5 +62,5 @@ def test_an_alias_that_is_a_word_of_the_probes_raises_share_and_alert_until_it_i
     counts = [key for key in counted if key[0] in ("lethe_requests_total", "lethe_interventions_total")]
     assert {key: series(http)[key] for key in counts} == {key: counted[key] for key in counts}
     assert len(admin.get("/decisions?limit=500").json()["data"]) == decisions
-    assert word not in Path(running.log).read_text()
+    assert WORD not in Path(running.log).read_text()
     ask(http, "Who are you?")

@@ -135,3 +135,6 @@ def test_a_key_of_a_tenant_is_confined_to_it(api):
     assert other.status_code == 403
     mine = api.http.post("/check", json={"prompt": "x"}, headers=auditor)
     assert mine.json()["asked"]["tenant"] == "acme"
+    assert api.http.get("/status").json()["targets"]["active"] == 2
+    told = api.http.get("/status", headers=auditor).json()
+    assert told["targets"]["active"] == 1 and told["drift"] is None

@@ -219,13 +219,10 @@ async def test_rounds_come_in_their_time_and_soon_after_a_change(world):
 
 async def test_a_change_during_a_round_makes_another(world):
     changed = asyncio.Event()
-
-    def change():
-        changed.set()
-
-    world.time.then = change
+    world.time.then = changed.set
     running = asyncio.create_task(world.watcher.round())
-    await changed.wait()
+    async with asyncio.timeout(5):
+        await changed.wait()
     await world.put("river")
     await running
     world.time.now += 60
@@ -283,12 +280,14 @@ async def test_the_loop_looks_every_second_and_says_since_when_it_waits(world):
     running = asyncio.create_task(world.watcher.run())
     long, done = asyncio.Event(), asyncio.Event()
     world.time.then = lambda: long.set() if world.time.now > 1_000 + 4 * 900 else None
-    await long.wait()
+    async with asyncio.timeout(20):
+        await long.wait()
     assert world.page()["lethe_drift_timestamp_seconds"] == {(): 1_000.0}
     assert world.fires("LetheDriftUnwatched")
     world.busy = False
     world.time.then = lambda: done.set() if world.watcher.last else None
-    await done.wait()
+    async with asyncio.timeout(5):
+        await done.wait()
     assert not world.fires("LetheDriftUnwatched")
     running.cancel()
 
