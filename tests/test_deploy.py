@@ -92,6 +92,14 @@ def test_counters_are_asked_for_their_increase_and_nothing_else_is():
             assert bool(wrapped) == (SERIES[name].kind != "gauge"), expression
 
 
+@pytest.mark.parametrize("state", ["failed", "expired"])
+def test_a_target_that_is_not_enforced_any_more_pages_somebody(state):
+    (rule,) = [
+        rule for rule in RULES if f'state="{state}"' in rule["expr"] and "lethe_targets" in rule["expr"]
+    ]
+    assert rule["labels"]["severity"] == "page" and rule["expr"].endswith("> 0")
+
+
 def test_every_metric_is_on_the_dashboard():
     shown = {
         SERIES[t["series"]].name for e in EXPRESSIONS for t in read(e) if (t["series"] or "")[:5] == "lethe"

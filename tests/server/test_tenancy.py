@@ -83,6 +83,7 @@ async def test_a_signed_tenant_is_the_requests_tenant(send, app, engine, records
         ({"encoded": "rival"}, 401),
         ({"method": "GET"}, 401),
         ({"signed_path": "/v1/completions"}, 401),
+        ({"path": "/v1/responses", "signed_path": CHAT}, 401),
         ({"seconds": 5}, 401),
         ({"header": None}, 400),
         ({"header": ""}, 400),
