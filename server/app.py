@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
+from starlette.types import Scope
 
 from guard.audit import DecisionLog
 from guard.config import Settings
@@ -26,8 +27,8 @@ from guard.replica import Replica
 from guard.store import Key, Store
 from guard.types import Message, Prompt
 from server.admin import Services as AdminServices
-from server.admin import admin_router
-from server.auth import Authenticator
+from server.admin import acts, admin_router
+from server.auth import Authenticator, Principal
 from server.checks import Checker, Scorer
 from server.console import Desk, console_router
 from server.console.sessions import Sessions
@@ -161,6 +162,9 @@ def attach(
         metrics.count(context, status, finished_at)
         services.log.record(context, status=status, finished_at=finished_at)
 
+    async def control(who: Principal, scope: Scope) -> None:
+        await asyncio.to_thread(services.store.audit.add, acts.of_control(who, scope), "begun")
+
     admin = AdminServices(
         services.register,
         services.jobs,
@@ -185,6 +189,7 @@ def attach(
     app.state.lethe = GateServices(
         require=services.authenticator.require,
         tenants=TenantHeader(services.settings.auth.gateway),
+        control=control,
         admit=services.limiter.admit,
         record=record,
         failed=metrics.failed,

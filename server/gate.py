@@ -11,7 +11,7 @@ import ipaddress
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
@@ -64,12 +64,14 @@ class Caller(Protocol):
 class GateServices:
     """What the gate needs; the launcher puts one on `app.state.lethe` before the first request is served.
 
-    `admit` lets a caller in or raises RateLimited, `record` is given every judged request when it has ended, `failed`
-    the error of one that ended before it had a context.
+    `control` records that somebody changes what the engine does, before it is done; `admit` lets a caller in or raises
+    RateLimited; `record` is given every judged request when it has ended, `failed` the error of one that ended before
+    it had a context.
     """
 
     require: Callable[[str | None, Permission], Principal]
     tenants: TenantHeader
+    control: Callable[[Principal, Scope], Awaitable[None]]
     admit: Callable[[Caller], Lease]
     record: Callable[[RequestContext, int, float], None]
     failed: Callable[[LetheError], None]
@@ -124,6 +126,8 @@ class Gate:
             if scope["method"] == "POST" and route.access is Access.INFERENCE:
                 await self._infer(services, route, caller, scope, receive, send)
                 return
+            if route.access is Access.CONTROL and scope["method"] != "GET" and isinstance(caller, Principal):
+                await services.control(caller, scope)
             bounded = _bounded(receive, services.max_body_bytes, headers)
             await self.app(scope, bounded, _echoing(send, headers))
         except LetheError as error:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from starlette.requests import Request
+from starlette.requests import HTTPConnection, Request
+from starlette.types import Scope
 
-from guard.trail import Act
+from guard.trail import Act, Actor
+from server.auth import Principal
 
 ACTS: Mapping[tuple[str, str], str] = {
     ("POST", "/targets"): "targets.create",
@@ -46,14 +48,28 @@ def of(request: Request, path: str) -> Act | None:
 def act(action: str, request: Request, *, of_target: bool) -> Act:
     """What the request says of the act: what it is about, by the path, and where it came from."""
     about = next(iter(request.path_params.values()), None)
-    request_id = request.headers.get("x-request-id", "")
-    return Act(
-        action,
-        target=about if of_target else None,
-        subject=about[:64] if about is not None and not of_target else None,
-        request_id=request_id if _SPOKEN.fullmatch(request_id) else None,
-        source=request.client.host[:64] if request.client else None,
+    return _from(
+        request,
+        Act(
+            action,
+            target=about if of_target else None,
+            subject=about[:64] if about is not None and not of_target else None,
+        ),
     )
+
+
+def of_control(who: Principal, scope: Scope) -> Act:
+    """A request that changes what the engine does (pause, sleep, cache reset ...); its subject is the path."""
+    by = Actor(who.key_id, who.role, who.tenant)
+    return _from(HTTPConnection(scope), Act("engine.control", subject=scope["path"][:64], by=by))
+
+
+def _from(request: HTTPConnection, act: Act) -> Act:
+    """With where the request came from."""
+    request_id = request.headers.get("x-request-id", "")
+    act.request_id = request_id if _SPOKEN.fullmatch(request_id) else None
+    act.source = request.client.host[:64] if request.client else None
+    return act
 
 
 def _says(request: Request, name: str) -> bool:

@@ -107,8 +107,25 @@ def failures():
     return []
 
 
+class Controls:
+    """What changed the engine, by whom; `away`: it cannot be recorded."""
+
+    def __init__(self):
+        self.seen, self.away = [], False
+
+    async def control(self, who, scope):
+        if self.away:
+            raise GuardUnavailable("The store does not answer.")
+        self.seen.append((who.key_id, scope["path"]))
+
+
 @pytest.fixture
-def app(engine, records, failures):
+def controls():
+    return Controls()
+
+
+@pytest.fixture
+def app(engine, records, failures, controls):
     routes = [
         Route(CHAT, engine.chat, methods=["POST"]),
         Route("/v1/responses", engine.respond, methods=["POST"]),
@@ -120,6 +137,7 @@ def app(engine, records, failures):
     app.state.lethe = GateServices(
         require=require,
         tenants=TenantHeader(GatewaySettings()),
+        control=controls.control,
         admit=lambda caller: Lease(),
         record=lambda context, status, now: records.append(SimpleNamespace(context=context, status=status)),
         failed=failures.append,
@@ -392,3 +410,12 @@ async def test_a_request_that_fails_gives_its_place_back(client, engine, app):
     for _ in range(3):
         assert (await client.post(CHAT, json=BODY)).status_code == 503
         assert (await client.post(CHAT, content=b"{")).status_code == 400
+
+
+async def test_engine_control_is_recorded_before_it_is_done(client, controls, engine):
+    admin = {"authorization": "Bearer adm"}
+    assert (await client.post("/sleep", headers=admin)).status_code == 200
+    assert (await client.post("/sleep")).status_code == 403
+    assert controls.seen == [("3", "/sleep")]
+    controls.away = True
+    assert (await client.post("/sleep", headers=admin)).status_code == 503

@@ -14,7 +14,7 @@ from guard.errors import StartupError
 from server import listener
 from server.listener import AdminSide
 from server.routes import TABLE, Access
-from tests.server.test_gate import BODY, CHAT, app, engine, failures, records  # noqa: F401 - fixtures
+from tests.server.test_gate import BODY, CHAT, app, controls, engine, failures, records  # noqa: F401 - fixtures
 
 ARGS = Namespace(
     uvicorn_log_level="error",

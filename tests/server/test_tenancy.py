@@ -12,7 +12,7 @@ from guard.errors import Forbidden, Unauthorized
 from server.auth import Principal
 from server.tenancy import TenantHeader, signature_of
 from tests.guard.register_fakes import Clock
-from tests.server.test_gate import BODY, CHAT, app, engine, failures, records  # noqa: F401 - fixtures
+from tests.server.test_gate import BODY, CHAT, app, controls, engine, failures, records  # noqa: F401 - fixtures
 
 SECRET = "the-secret-of-gateway-and-server-0"
 HEADER = "x-lethe-tenant"
