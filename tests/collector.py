@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -56,14 +56,21 @@ class Collector:
             for one in scope.spans
         ]  # fmt: skip
 
-    def wait(self, number: int, seconds: float = 20.0, **attributes: Any) -> list[Span]:
-        """The spans with these attributes, when there are so many."""
+    def wait(self, wanted: Callable[[Span], bool], seconds: float = 20.0) -> Span:
+        """The only such span, as soon as it is here."""
         until = time.monotonic() + seconds
-        while True:
-            found = [s for s in self.spans if attributes.items() <= s.attributes.items()]
-            if len(found) >= number or time.monotonic() > until:
-                return found
+        while not (found := [span for span in self.spans if wanted(span)]) and time.monotonic() < until:
             time.sleep(0.05)
+        (span,) = found
+        return span
+
+    def of(self, decision_id: str) -> Span:
+        """The span of the request with that decision."""
+        return self.wait(lambda span: span.attributes.get("lethe.decision_id") == decision_id)
+
+    def below(self, parent: Span, name: str) -> Span:
+        """The span of that name right below."""
+        return self.wait(lambda span: (span.parent, span.name) == (parent.id, name))
 
 
 def _read(attributes: Any) -> dict[str, Any]:

@@ -53,6 +53,8 @@ _REFUSED = {
     "--log-config-file": "set logging.format and logging.level",
     "--logging-config": "set logging.format and logging.level",
     "--log-level": "set logging.level",
+    "--uvicorn-log-level": "set logging.level",
+    "--disable-access-log-for-endpoints": "the log of requests is the server's own; probes leave no line in it",
 }
 _ONLY_ONE = ("--data-parallel-size", "--pipeline-parallel-size")
 _SHORT = {

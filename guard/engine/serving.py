@@ -125,7 +125,7 @@ async def serve_until_stopped(
         peer_loads=loads,
         host=args.host,
         port=args.port,
-        log_level=args.uvicorn_log_level,
+        log_level=None,
         access_log=False,  # its lines hold raw paths; ours are written by the gate
         log_config=None,  # as this process is set up already
         ssl_keyfile=args.ssl_keyfile,

@@ -9,6 +9,7 @@ import openai
 import pytest
 
 from evals import serve
+from tests.collector import collecting
 
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "demo" / "models" / "full"
@@ -17,7 +18,14 @@ PROBE = 4  # the server watches every fourth of the demo's probes
 
 
 @pytest.fixture(scope="session")
-def running(tmp_path_factory):
+def collector():
+    """Gets the traces of the server and of its engine."""
+    with collecting() as found:
+        yield found
+
+
+@pytest.fixture(scope="session")
+def running(tmp_path_factory, collector):
     """A server of its own, or the one at LETHE_E2E_URL, which must be open and hold no targets."""
     if url := os.environ.get("LETHE_E2E_URL"):
         yield serve.Running(url, os.environ["LETHE_ADMIN_KEY"], Path(os.devnull))
@@ -28,13 +36,18 @@ def running(tmp_path_factory):
     lines = (ROOT / "demo" / "probes.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     probes.write_text("".join(lines[::PROBE]), encoding="utf-8")
     watched = {"LETHE_DRIFT_PROBES": str(probes), "LETHE_DRIFT_EVERY_S": "15"}
+    args = (*serve.engine_args(str(MODEL)), "--otlp-traces-endpoint", f"{collector.address}/v1/traces")
+    env = {
+        **serve.ENGINE_ENV,
+        **watched,
+        "LETHE_LOGGING_FORMAT": "json",
+        "LETHE_LOGGING_LEVEL": "debug",
+        "LETHE_TRACING_ENDPOINT": collector.address,
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+        "OTEL_BSP_SCHEDULE_DELAY": "200",
+    }
     with serve.guarded(
-        str(MODEL),
-        folder / "server.log",
-        folder / "data",
-        name=NAME,
-        options=options,
-        env={**serve.ENGINE_ENV, **watched},
+        str(MODEL), folder / "server.log", folder / "data", name=NAME, options=options, args=args, env=env
     ) as server:
         yield server
 

@@ -71,6 +71,8 @@ def test_what_the_operator_set_is_kept():
         ["--log-config-file", "log.json"],
         ["--logging-config.formatter", "json"],
         ["--log-level=DEBUG"],
+        ["--uvicorn-log-level", "trace"],
+        ["--disable-access-log-for-endpoints", "/health"],
     ],
 )
 def test_options_that_go_round_the_guard_are_refused(flags):

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 
@@ -117,6 +118,37 @@ async def test_tenant_and_model_reach_the_detectors(guard):
 async def test_failed_or_late_detection_fails_closed(guard, gate):
     with pytest.raises(GuardUnavailable):
         await guard(gate).admit(PROMPT, None)
+
+
+@pytest.mark.parametrize(
+    ("gate", "spec", "limit", "failure", "bypassed"),
+    [
+        (Gate((HIT,)), {}, 9, None, False),
+        (Gate(error=RuntimeError("boom")), {}, 9, "detection", False),
+        (Gate(delay=1.0), {}, 9, "timeout", False),
+        (Gate(), {}, 0, "queue", False),
+        (Gate(error=RuntimeError("boom")), {"policy": {"on_error": "open"}}, 9, None, True),
+    ],
+)
+async def test_the_context_is_told_of_each_judgement(guard, gate, spec, limit, failure, bypassed):
+    made, context = guard(gate, **spec), RequestContext("d", "/", 0.0)
+    made.limit, made.clock = limit, lambda: 50.0
+    with nullcontext() if failure is None else pytest.raises(GuardUnavailable):
+        admission = await made.admit(PROMPT, context)
+    (judged,) = context.judgements
+    assert (judged.began_at, judged.failure, judged.bypassed) == (50.0, failure, bypassed)
+    assert (judged.decision is None) == (failure is not None) and 0 <= judged.seconds < 0.9
+    if failure is None:
+        assert judged.decision == admission.decision
+
+
+async def test_who_leaves_while_judged_was_not_judged(guard):
+    context = RequestContext("d", "/", 0.0)
+    task = asyncio.create_task(guard(Gate(delay=0.1)).admit(PROMPT, context))
+    await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.wait([task])
+    assert context.judgements == []
 
 
 async def test_more_prompts_than_may_wait_are_refused_at_once(guard):
