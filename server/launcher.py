@@ -317,7 +317,7 @@ async def _serve(
                         if admin_sock is not None:
                             await stack.enter_async_context(listener.listening(app, admin_sock, args))
                             address = f"http://{place.admin_host}:{place.admin_port}"
-                            print(f"Admin API, console and metrics are on {address}", file=sys.stderr)
+                            log.info("admin API, console and metrics are on %s", address)
                         print(
                             f"Lethe is ready on http://{args.host}:{args.port}", file=sys.stderr, flush=True
                         )

@@ -61,8 +61,8 @@ async def listening(app: ASGIApp, sock: socket.socket, args: Namespace) -> Async
     config = uvicorn.Config(
         AdminSide(app),
         lifespan="off",
-        log_level=args.uvicorn_log_level,
-        access_log=False,  # as on the other side: its lines hold raw paths
+        log_config=None,  # as this process is set up already
+        access_log=False,  # its lines hold raw paths; ours are written by the gate
         ssl_keyfile=args.ssl_keyfile,
         ssl_certfile=args.ssl_certfile,
         ssl_ca_certs=args.ssl_ca_certs,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 from argparse import Namespace
 
@@ -17,8 +18,6 @@ from server.routes import TABLE, Access
 from tests.server.test_gate import BODY, CHAT, app, controls, engine, failures, records  # noqa: F401 - fixtures
 
 ARGS = Namespace(
-    uvicorn_log_level="error",
-    disable_uvicorn_access_log=True,
     ssl_keyfile=None,
     ssl_certfile=None,
     ssl_ca_certs=None,
@@ -85,6 +84,23 @@ async def test_the_admin_port_is_served_beside_the_other_and_ends_with_it(app): 
             assert not refused_by_the_gate(await client.get("/metrics"))
         with pytest.raises(httpx.HTTPError):
             await client.get("/metrics")
+
+
+async def test_only_the_gate_writes_lines_of_requests(app, capfd, caplog):  # noqa: F811
+    app.state.lethe.two_sides = True
+    sock = listener.bind("127.0.0.1", 0)
+    handlers = logging.getLogger("uvicorn").handlers[:]
+    with caplog.at_level("INFO"):
+        async with (
+            listener.listening(app, sock, ARGS),
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{sock.getsockname()[1]}", headers=KEY) as client,
+        ):
+            await client.get("/admin/v1/targets/marzipan?marzipan")
+    written = [record for record in caplog.records if record.name != "httpx"]
+    (line,) = [record.getMessage() for record in written if record.name == "lethe.access"]
+    assert line.startswith("GET /admin/v1/targets/{id} ")
+    assert not any("marzipan" in record.getMessage() for record in written)
+    assert "marzipan" not in "".join(capfd.readouterr()) and logging.getLogger("uvicorn").handlers == handlers
 
 
 async def test_signals_stay_those_of_the_inference_listener(app):  # noqa: F811
