@@ -2,7 +2,8 @@
 
 vLLM sets up the logging of each of its processes from a file (the schema of `logging.config.dictConfig`); ours is
 written for that, and used for the server itself as well. A line tells which request it belongs to. It never tells what
-the request says: neither its body, query or headers, nor the words of an exception on its way, which may quote it.
+the request says: neither its body, query or headers, nor the words of an exception on its way, nor what other libraries
+fill into their lines meanwhile, for these may quote it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ import logging.config
 import os
 import sys
 import traceback
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from logging.handlers import MemoryHandler
 from pathlib import Path
@@ -28,6 +30,19 @@ FIELDS = "lethe"
 """A record's own fields, as a dictionary under this name in `extra`. Nothing else of `extra` is written."""
 OURS = ("guard", "lethe", "server")
 SERVERS = ("vllm", "uvicorn")
+
+
+_served: ContextVar[Mapping[str, Any] | None] = ContextVar("lethe_served", default=None)
+
+
+@contextmanager
+def serving(**fields: Any) -> Iterator[None]:
+    """What is logged in the block belongs to a request, and carries these fields."""
+    token = _served.set(fields)
+    try:
+        yield
+    finally:
+        _served.reset(token)
 
 
 class Lines(logging.StreamHandler[TextIO]):
@@ -117,7 +132,15 @@ def _time(record: logging.LogRecord) -> str:
     return datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds")
 
 
+def _serves() -> bool:
+    return _served.get() is not None or current() is not None
+
+
 def _message(record: logging.LogRecord) -> str:
+    if _serves() and record.name.partition(".")[0] not in OURS:
+        return (
+            str(record.msg) if record.args else f"{record.filename}:{record.lineno}"
+        )  # may be filled in already
     try:
         return record.getMessage()
     except Exception:  # arguments that do not fit: logging itself would print them, with all their values
@@ -127,9 +150,9 @@ def _message(record: logging.LogRecord) -> str:
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
     """Which request is being served, and the record's own fields."""
     context = current()
-    about = {}
+    about = dict(_served.get() or {})
     if context is not None:
-        about = {"request_id": context.request_id, "decision_id": context.decision_id,
+        about |= {"request_id": context.request_id, "decision_id": context.decision_id,
                  "trace_id": context.trace_id}  # fmt: skip
     return {**about, **getattr(record, FIELDS, {})}
 
@@ -138,7 +161,7 @@ def _exception(record: logging.LogRecord) -> str | None:
     error = record.exc_info[1] if record.exc_info else None
     if error is None:
         return None
-    if current() is None:
+    if not _serves() and not record.name.startswith("uvicorn"):  # which tells of requests when they are over
         return "".join(traceback.format_exception(error)).rstrip()
     parts = []
     while error is not None:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
-from guard.logs import FIELDS
+from guard.logs import FIELDS, serving
 from server.responder import DECISION_ID, request_id
 from server.routes import find
 
@@ -29,6 +29,7 @@ Serve = Callable[[Scope, Receive, Send], Awaitable[None]]
 async def logged(serve: Serve, scope: Scope, receive: Receive, send: Send) -> None:
     """Serve the request, and say what became of it: method, route template, status, time, tenant, decision."""
     started, status, decision = time.perf_counter(), CLOSED, None
+    asked = request_id(Headers(scope=scope))
 
     async def watched(message: Message) -> None:
         nonlocal status, decision
@@ -38,15 +39,16 @@ async def logged(serve: Serve, scope: Scope, receive: Receive, send: Send) -> No
         await send(message)
 
     try:
-        await serve(scope, receive, watched)
+        with serving(request_id=asked):
+            await serve(scope, receive, watched)
     except Exception:
         status = 500 if status == CLOSED else status
         raise
     finally:
-        _line(scope, status, decision, (time.perf_counter() - started) * 1000)
+        _line(scope, asked, status, decision, (time.perf_counter() - started) * 1000)
 
 
-def _line(scope: Scope, status: int, decision: str | None, duration_ms: float) -> None:
+def _line(scope: Scope, asked: str | None, status: int, decision: str | None, duration_ms: float) -> None:
     route = find(scope["path"])
     path = route.path if route else UNKNOWN
     level = logging.DEBUG if path in PROBES and status < 400 else logging.INFO
@@ -55,7 +57,7 @@ def _line(scope: Scope, status: int, decision: str | None, duration_ms: float) -
     method = scope["method"] if scope["method"] in METHODS else UNKNOWN
     fields = {
         "method": method, "route": path, "status": status, "duration_ms": round(duration_ms, 1),
-        "tenant": scope.get(TENANT), "decision_id": decision, "request_id": request_id(Headers(scope=scope)),
+        "tenant": scope.get(TENANT), "decision_id": decision, "request_id": asked,
         "trace_id": scope.get(TRACE),
     }  # fmt: skip
     log.log(level, "%s %s %d %.1f ms", method, path, status, duration_ms, extra={FIELDS: fields})

@@ -8,6 +8,7 @@ import logging.config
 import subprocess
 import sys
 import warnings
+from contextlib import ExitStack
 from datetime import datetime
 from weakref import WeakValueDictionary
 
@@ -114,6 +115,35 @@ def test_words_of_exceptions_stay_out_of_the_log_of_a_request(written, form):
     assert f"RuntimeError: cannot read {SECRET}" in stream.getvalue()
     if form == "json":
         assert all(line["exception"].startswith(("Traceback", "  File")) for line in lines(stream))
+
+
+@pytest.mark.parametrize("within", ["request", "judged request", "nothing"])
+def test_what_other_libraries_fill_in_while_a_request_is_served_is_not_written(written, within):
+    stream = written()
+    with ExitStack() as stack:
+        if within == "request":
+            stack.enter_context(logs.serving(request_id="r1"))
+        if within == "judged request":
+            stack.callback(context.leave, serving())
+        logging.getLogger("vllm.entrypoints").error("no model %s", SECRET)
+        logging.getLogger("vllm.entrypoints").error(f"no model {SECRET}")
+        logging.getLogger("lethe.engine").error("after %d s", 3)
+    told = [line["message"] for line in lines(stream)]
+    if within == "nothing":
+        assert told == [f"no model {SECRET}"] * 2 + ["after 3 s"]
+    else:
+        assert told[0] == "no model %s" and told[1].startswith("test_logs.py:") and told[2] == "after 3 s"
+    assert [line.get("request_id") for line in lines(stream)] == ["r1" if within == "request" else None] * 3
+
+
+def test_uvicorn_tells_of_a_failed_request_when_it_is_over(written):
+    stream = written()
+    try:
+        fail(SECRET)
+    except RuntimeError as error:
+        logging.getLogger("uvicorn.error").error("Exception in ASGI application\n", exc_info=error)
+    (line,) = lines(stream)
+    assert "RuntimeError" in line["exception"] and SECRET not in stream.getvalue()
 
 
 def test_arguments_that_do_not_fit_are_not_written(written):
