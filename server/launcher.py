@@ -274,6 +274,7 @@ def _serve_one_of_several(
     key, seeds the demo and runs jobs."""
     import uvloop
 
+    logs.configure(settings.logging.format, settings.logging.level, settings.data_dir)
     number = client["client_index"]
     if number:
         settings = settings.model_copy(update={"jobs": settings.jobs.model_copy(update={"parallel": 0})})
