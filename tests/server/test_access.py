@@ -18,7 +18,7 @@ from tests.server.test_gate import BODY, CHAT
 
 SECRET = "marzipan"
 engine, records, failures = test_gate.engine, test_gate.records, test_gate.failures
-app, client = test_gate.app, test_gate.client
+controls, app, client = test_gate.controls, test_gate.app, test_gate.client
 
 
 @pytest.fixture
