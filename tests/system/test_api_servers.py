@@ -1,4 +1,5 @@
-"""Two API-server processes on one engine: both judge by the same targets, and each gets the records of its edits."""
+"""Two API-server processes on one engine of two workers: both judge by the same targets, each gets the records of its
+edits, and an edit counts when both workers have confirmed it."""
 
 import json
 import threading
@@ -31,7 +32,7 @@ class Running:
 @pytest.fixture(scope="module")
 def running(tmp_path_factory):
     folder = tmp_path_factory.mktemp("several")
-    args = [*serve.engine_args(str(MODEL)), "--api-server-count", "2"]
+    args = [*serve.engine_args(str(MODEL)), "--api-server-count", "2", "--tensor-parallel-size", "2"]
     options = ("--no-auth", "--admin-port", str(serve.free_port()))
     with serve.guarded(
         str(MODEL), folder / "log", folder / "data", name=NAME, options=options, args=args
