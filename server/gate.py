@@ -187,7 +187,8 @@ class Gate:
             raw = await _read(receive, services.max_body_bytes, headers)
             if raw or route.generates:
                 raw = await self._understand(services, route, context, raw)
-            await self.app(_with_length(scope, raw), _replaying(raw, receive), responder.send)
+            watching = _watching(receive, context, responder)
+            await self.app(_with_length(scope, raw), _replaying(raw, watching), responder.send)
             await responder.finish()
         except LetheError as error:
             context.failure = error
@@ -283,6 +284,19 @@ def _bounded(receive: Receive, limit: int, headers: Headers) -> Receive:
         return message
 
     return bounded
+
+
+def _watching(receive: Receive, context: RequestContext, responder: Responder) -> Receive:
+    """Notes when the client goes away before its answer is complete: the record of a matched request that nobody waited
+    for shows no edits then, and says why."""
+
+    async def watched() -> Message:
+        message = await receive()
+        if message["type"] == "http.disconnect" and not responder.complete:
+            context.events.append({"event": "left"})
+        return message
+
+    return watched
 
 
 def _replaying(raw: bytes, receive: Receive) -> Receive:

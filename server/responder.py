@@ -44,6 +44,7 @@ class Responder:
         self._replaced = False
         self._tail = b""
         self.status = 0
+        self.complete = False
 
     async def send(self, message: Message) -> None:
         """Take one ASGI message of the application."""
@@ -65,7 +66,7 @@ class Responder:
         """Answer with `error`, if no byte has left yet; otherwise the broken stream speaks for itself."""
         if not self._begun and not self._replaced:
             self._replaced = True
-            self.status = error.status
+            self.status, self.complete = error.status, True
             await send_error(self._send, error, self._request_headers, self._id_header())
 
     async def _hold(self, message: Message) -> None:
@@ -134,6 +135,7 @@ class Responder:
                 **message,
                 "body": self._rewritten(message.get("body", b""), message.get("more_body", False)),
             }
+        self.complete = not message.get("more_body", False)
         await self._send(message)
 
     def _rewritten(self, chunk: bytes, more: bool) -> bytes:

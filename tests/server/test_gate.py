@@ -45,6 +45,7 @@ class Engine:
         self.admission = None
         self.failure = None
         self.crash = False
+        self.leaves = False
         self.answer = ANSWER
         self.bodies = []
         self.forgotten_tool = None
@@ -67,6 +68,9 @@ class Engine:
         context.failure, context.replaced = self.failure, self.replaced
         if self.crash:
             raise RuntimeError("wrapped")
+        if self.leaves:
+            assert await request.is_disconnected()
+            return JSONResponse(None)  # as vLLM does, to nobody
         if not context.stream:
             return JSONResponse(self.answer)
 
@@ -419,3 +423,26 @@ async def test_engine_control_is_recorded_before_it_is_done(client, controls, en
     assert controls.seen == [("3", "/sleep")]
     controls.away = True
     assert (await client.post("/sleep", headers=admin)).status_code == 503
+
+
+@pytest.mark.parametrize("leaves", [False, True])
+async def test_a_client_that_leaves_before_its_answer_is_noted(app, engine, records, leaves):
+    engine.admission, engine.leaves = matched(), leaves
+    said = [
+        {"type": "http.request", "body": json.dumps(BODY).encode(), "more_body": False},
+        {"type": "http.disconnect"},
+    ]
+
+    async def receive():
+        return said.pop(0)
+
+    async def send(message):
+        pass
+
+    headers = [(b"authorization", b"Bearer inf"), (b"content-type", b"application/json")]
+    await app(
+        {"type": "http", "method": "POST", "path": CHAT, "headers": headers, "query_string": b""},
+        receive,
+        send,
+    )
+    assert [event["event"] for event in records[0].context.events] == (["left"] if leaves else [])
