@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
 
 from guard.errors import BadRequest, Forbidden, NotFound, PreconditionFailed
 from guard.register import Caller, Precondition
+from guard.store import schema
 from guard.store.audit import Filter
 from guard.store.targets import Write
 from guard.targets import TargetSpec
@@ -202,3 +208,19 @@ async def test_what_another_process_wrote_before_is_rolled_back_too(register, st
     done = await register.roll_back(then)
     assert done["deleted"] == ["ann", "new"]
     assert {target.id for target in store.targets.all()} == {"jane", "bob"}
+
+
+def test_a_store_of_before_the_history_goes_back_to_its_update_at_most(tmp_path):
+    engine = sa.create_engine(f"sqlite:///{tmp_path / 'lethe.db'}")
+    config = Config()
+    config.set_main_option("script_location", str(Path(schema.__file__).parent / "migrations"))
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, "0004")
+        connection.execute(schema.meta.insert().values(name="snapshot", value="5"))
+    engine.dispose()
+    store = register_fakes.open_store(tmp_path)
+    assert (store.targets.first, store.targets.at(5).targets) == (5, {})
+    with pytest.raises(NotFound, match="are 5 to 5"):
+        store.targets.at(4)
+    store.close()
