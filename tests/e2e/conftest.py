@@ -14,7 +14,7 @@ from tests.collector import collecting
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "demo" / "models" / "full"
 NAME = "lethe-demo"
-PROBE = 4  # the server watches every fourth of the demo's probes
+PROBE = 8  # the server watches every eighth of the demo's probes
 
 
 @pytest.fixture(scope="session")
@@ -35,7 +35,7 @@ def running(tmp_path_factory, collector):
     probes = folder / "probes.jsonl"
     lines = (ROOT / "demo" / "probes.jsonl").read_text(encoding="utf-8").splitlines(keepends=True)
     probes.write_text("".join(lines[::PROBE]), encoding="utf-8")
-    watched = {"LETHE_DRIFT_PROBES": str(probes), "LETHE_DRIFT_EVERY_S": "15"}
+    watched = {"LETHE_DRIFT_PROBES": str(probes), "LETHE_DRIFT_EVERY_S": "30"}
     args = (*serve.engine_args(str(MODEL)), "--otlp-traces-endpoint", f"{collector.address}/v1/traces")
     env = {
         **serve.ENGINE_ENV,

@@ -218,13 +218,20 @@ async def test_rounds_come_in_their_time_and_soon_after_a_change(world):
 
 
 async def test_a_change_during_a_round_makes_another(world):
-    changed = asyncio.Event()
-    world.time.then = changed.set
+    begun, changed = asyncio.Event(), asyncio.Event()
+
+    async def sleep(seconds):
+        begun.set()
+        await changed.wait()
+
+    world.watcher.sleep = sleep
     running = asyncio.create_task(world.watcher.round())
     async with asyncio.timeout(5):
-        await changed.wait()
+        await begun.wait()
     await world.put("river")
+    changed.set()
     await running
+    assert world.watcher.last is not None
     world.time.now += 60
     assert world.watcher.due()
 
