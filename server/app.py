@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +32,7 @@ from server.auth import Authenticator, Principal
 from server.checks import Checker, Scorer
 from server.console import Desk, console_router
 from server.console.sessions import Sessions
+from server.door import STOPPING, Door
 from server.drift import Probe, Watcher
 from server.gate import GateServices, Tracer
 from server.guardrail import Guardrail, guardrail_router
@@ -72,10 +73,13 @@ class Live:
     services: Services
     engine: GuardedAsyncLLM
     proof: Proof
-    drift: Watcher | None
+    drift: Watcher | None = None
+    door: Door = field(default_factory=Door)
 
     async def unready(self) -> str | None:
         """Why no traffic should come, or None. The proof of the start holds while engine and worker live."""
+        if self.door.closed:
+            return STOPPING
         held = self.services.library.loaded()
         try:
             await self.engine.check_health()
@@ -142,7 +146,8 @@ def attach(
     check = Checker(services.guard, render, engine.model_config.served_model_name, limits.max_n)
     score = Scorer(check, engine, lambda text: encode(text, engine.get_tokenizer()))
     drift = watcher(services, score) if services.probes else None
-    live = Live(services, engine, proof, drift)
+    door = Door()
+    live = Live(services, engine, proof, drift, door)
 
     metrics = Metrics(
         Sources(
@@ -200,6 +205,7 @@ def attach(
         judge_tools=services.guard.tools,
         still=services.guard.still,
         tracing=tracing,
+        door=door,
     )
     return drift
 

@@ -23,6 +23,7 @@ from guard.context import RequestContext
 from guard.errors import LetheError, NotFound, TooLarge, Unauthorized
 from server import access, bodies, listener, tools
 from server.auth import Permission, Principal
+from server.door import Door
 from server.limits import Lease
 from server.responder import NO_STORE, Responder, request_id, request_id_header, send_error
 from server.routes import Access, Route, find
@@ -84,6 +85,7 @@ class GateServices:
     clock: Callable[[], float] = time.time
     owners: ResponseOwners = field(default_factory=ResponseOwners)
     tracing: Tracer | None = None
+    door: Door = field(default_factory=Door)
 
 
 class Gate:
@@ -124,7 +126,8 @@ class Gate:
                     )
                     return
             if scope["method"] == "POST" and route.access is Access.INFERENCE:
-                await self._infer(services, route, caller, scope, receive, send)
+                with services.door.passing():
+                    await self._infer(services, route, caller, scope, receive, send)
                 return
             if route.access is Access.CONTROL and scope["method"] != "GET" and isinstance(caller, Principal):
                 await services.control(caller, scope)

@@ -322,7 +322,8 @@ async def _serve(
                         print(
                             f"Lethe is ready on http://{args.host}:{args.port}", file=sys.stderr, flush=True
                         )
-                        await serving.serve_until_stopped(app, args, sock, client)
+                        door = app.state.lethe.door
+                        await serving.serve_until_stopped(app, args, sock, engine, door.close, client)
             finally:
                 await services.jobs.close()
                 await services.register.detach()

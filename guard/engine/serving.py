@@ -7,9 +7,10 @@ be attached and proven live before the first request, and our middleware must be
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 from argparse import Namespace
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -113,13 +114,23 @@ async def application(engine: GuardedAsyncLLM, args: Namespace) -> FastAPI:
 
 
 async def serve_until_stopped(
-    app: FastAPI, args: Namespace, sock: socket.socket, client: Client | None = None
+    app: FastAPI,
+    args: Namespace,
+    sock: socket.socket,
+    engine: GuardedAsyncLLM,
+    drain: Callable[[float], Awaitable[None]],
+    client: Client | None = None,
 ) -> None:
-    """Serve until a signal or the engine's death. Of several processes, the one with the fewest connections accepts."""
+    """Serve until a signal or the engine's death. Of several processes, the one with the fewest connections accepts.
+
+    At a signal `drain` is given `--shutdown-timeout` seconds, and only then is the engine stopped: vLLM itself would
+    take requests that its engine answers no more, and end it before the last texts of the running ones were judged.
+    Several processes are stopped by vLLM.
+    """
     from vllm.entrypoints.launchers.launcher import serve_http
 
     loads = (client["api_server_loads"], client["client_index"]) if client else None
-    shutdown: asyncio.Task[Any] = await serve_http(
+    serving = serve_http(
         app,
         sock=sock,
         peer_loads=loads,
@@ -136,7 +147,31 @@ async def serve_until_stopped(
         h11_max_incomplete_event_size=args.h11_max_incomplete_event_size,
         h11_max_header_count=args.h11_max_header_count,
     )
-    await shutdown
+    if client is not None:
+        await (await serving)
+        return
+    task = asyncio.create_task(serving)
+    await asyncio.sleep(0)  # until it waits, its own handlers installed, of which ours take the place
+    told = asyncio.Event()
+    for sign in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(sign, told.set)
+    stopping = asyncio.create_task(_stop(told, task, engine, lambda: drain(args.shutdown_timeout)))
+    try:
+        await (await task)
+    finally:
+        stopping.cancel()
+
+
+async def _stop(
+    told: asyncio.Event,
+    task: asyncio.Task[Any],
+    engine: GuardedAsyncLLM,
+    drain: Callable[[], Awaitable[None]],
+) -> None:
+    await told.wait()
+    await drain()
+    await asyncio.to_thread(engine.shutdown, timeout=0)
+    task.cancel()
 
 
 def serves(app: FastAPI, model: str) -> bool:

@@ -276,6 +276,13 @@ async def test_the_reply_style_error_is_a_400(client, engine, stream):
     }
 
 
+async def test_a_server_that_stops_sends_requests_to_another(app, client, engine):
+    await app.state.lethe.door.close(0)
+    response = await client.post(CHAT, json=BODY)
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+    assert response.json()["error"]["code"] == "guard_unavailable" and not engine.bodies
+
+
 @pytest.mark.parametrize("crash", [False, True])
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_guard_that_cannot_vouch_answers_503_and_no_text(client, engine, records, stream, crash):

@@ -11,6 +11,7 @@ import pytest
 from fastapi import FastAPI
 
 from server.app import Live
+from server.door import STOPPING
 from server.health import health_router
 
 SOUND = {"guarded": True, "sites": [["embedding", None, "embed"]], "tables": ["a", "b"]}
@@ -62,6 +63,12 @@ async def test_an_engine_that_does_not_answer_is_not_ready():
     engine = Engine()
     engine.collective_rpc = None  # type: ignore[assignment]
     assert "TypeError" in await live(engine, set(), set()).unready()
+
+
+async def test_a_server_that_stops_is_not_ready():
+    stopping = live(Engine(), set(), set())
+    await stopping.door.close(0)
+    assert await stopping.unready() == STOPPING
 
 
 @pytest.mark.parametrize(("reason", "status"), [(None, 200), ("A worker has lost its edit sites.", 503)])
