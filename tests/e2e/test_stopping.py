@@ -13,7 +13,7 @@ from tests.e2e.conftest import MODEL
 
 pytestmark = pytest.mark.engine
 STREAMS = 3
-TOKENS = 300
+TOKENS = 1500  # seconds, so that the answers still run when the signal comes
 
 
 def streamed(url, headers, begun):
@@ -36,6 +36,7 @@ def test_running_answers_get_their_end_and_new_requests_are_sent_elsewhere(tmp_p
     with (
         serve.guarded(str(MODEL), tmp_path / "log", tmp_path / "data", args=args) as server,
         ThreadPoolExecutor(STREAMS) as pool,
+        httpx.Client(base_url=server.base_url, timeout=60) as http,
     ):
         port = httpx.URL(server.base_url).port
         (pid,) = {
@@ -45,17 +46,18 @@ def test_running_answers_get_their_end_and_new_requests_are_sent_elsewhere(tmp_p
         family = [process, *process.children(recursive=True)]
         headers = {"Authorization": f"Bearer {server.admin_key}"}
         answers = [pool.submit(streamed, server.base_url, headers, begun) for _ in range(STREAMS)]
+        assert http.get("/readyz").status_code == 200
         begun.wait(120)
         process.terminate()
         refused = httpx.Response(200)
         while refused.status_code == 200:  # until the signal has arrived
             body = {"model": "demo", "prompt": "Hello", "max_tokens": 1}
-            refused = httpx.post(f"{server.base_url}/v1/completions", headers=headers, json=body, timeout=60)
+            refused = http.post("/v1/completions", headers=headers, json=body)
         assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
         assert refused.json()["error"]["code"] == "guard_unavailable"
-        assert httpx.get(f"{server.base_url}/readyz").json()["reason"] == refused.json()["error"]["message"]
+        assert http.get("/readyz").json()["reason"] == refused.json()["error"]["message"]
         for answer in answers:
             *_, last, done = answer.result()
             assert done == "[DONE]" and json.loads(last)["choices"][0]["finish_reason"] in ("length", "stop")
         assert process.wait(60) == 0
-        assert not [one for one in family if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+        assert not psutil.wait_procs(family, timeout=20)[1]
