@@ -56,7 +56,7 @@ lint: install
 	$(BIN)/lint-imports
 
 bench: install
-	$(BIN)/python -m benchmarks unmatched
+	$(BIN)/python -m benchmarks serving --condition unregistered --condition unmatched
 	$(BIN)/python -m benchmarks sites
 
 # Rewrites the locks from requirements/*.in; needs uv.

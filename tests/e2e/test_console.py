@@ -8,6 +8,8 @@ import pytest
 
 from server.routes import TABLE, Access
 
+pytestmark = pytest.mark.engine
+
 
 @pytest.fixture
 def browser(running):
