@@ -93,11 +93,16 @@ def data(file: Any, args: tuple[str, ...], server: str, key: str | None) -> None
     _run("classifiers.augment", ("--target", "-", *args), target)
 
 
-@click.command(context_settings=_PASSED_ON, epilog=example("lethe bench"))
+@click.command(
+    context_settings=_PASSED_ON,
+    epilog=example("lethe bench", "lethe bench --condition unmatched --rounds 4", "lethe bench sites --help"),
+)
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 def bench(args: tuple[str, ...]) -> None:
-    """Measure the guarded server against bare vLLM, in one run; ARGS are those of `python -m benchmarks`."""
-    _run("benchmarks", args)
+    """Measure the guarded server against bare vLLM, in one run; ARGS are those of `python -m benchmarks serving`, or
+    another of its commands with its own."""
+    named = args and not args[0].startswith("-")
+    _run("benchmarks", args if named else ("serving", *args))
 
 
 def _run(module: str, args: tuple[str, ...], given: str | None = None) -> NoReturn:

@@ -278,6 +278,8 @@ def test_programs_of_other_packages_get_their_arguments(monkeypatch, tmp_path, c
     assert lethe("eval", "tofu", "--base-url", "http://h", "--help").exit_code == ends
     assert lethe("demo", "build", "--fast").exit_code == ends
     assert lethe("train", "adapter", "--model", "m").exit_code == ends
+    assert lethe("bench", "--rounds", "2").exit_code == ends
+    assert lethe("bench", "sites", "--rounds", "2").exit_code == ends
     target = tmp_path / "jane.json"
     target.write_text('{"name": "Jane Doe"}', encoding="utf-8")
     assert lethe("data", "--file", str(target), "--out", "d").exit_code == ends
@@ -285,6 +287,8 @@ def test_programs_of_other_packages_get_their_arguments(monkeypatch, tmp_path, c
         ["-m", "evals", "tofu", "--base-url", "http://h", "--help"],
         ["-m", "demo", "build", "--fast"],
         ["-m", "classifiers", "adapter", "--model", "m"],
+        ["-m", "benchmarks", "serving", "--rounds", "2"],
+        ["-m", "benchmarks", "sites", "--rounds", "2"],
         ["-m", "classifiers.augment", "--target", "-", "--out", "d", "Jane Doe"],
     ]
 
