@@ -444,7 +444,8 @@ def test_a_client_that_leaves_in_the_middle_leaves_nothing_behind(served, spoken
                 await task
                 task = asyncio.ensure_future(anext(answer))
         else:
-            await asyncio.sleep(0.3)
+            while not served.engine.output_processor.request_states:
+                await asyncio.sleep(0.001)
             assert not task.done()
         task.cancel()
         await asyncio.wait([task])
