@@ -80,6 +80,7 @@ class OutputSettings(_Section):
     semantic: bool = True
     window: int = Field(24, ge=4, le=256)
     lookahead: int = Field(8, ge=1, le=128)
+    concurrency: int = Field(4, ge=1, le=256)
 
     @model_validator(mode="after")
     def _covers(self) -> OutputSettings:

@@ -54,7 +54,8 @@ class Guard:
 
     `snapshot` returns the current one, `executor` keeps detection off the event loop. `deadline_s` bounds the
     judgement of a prompt of up to FAIR_TOKENS tokens, in proportion that of a longer one; where every target that binds
-    a request holds it, the bound is `hold_s`.
+    a request holds it, the bound is `hold_s`. What answers say is judged by `answers`, so that no prompt waits behind
+    it, and within `hold_s`: their text waits for its judgement anyway, and so does the model for whoever reads it.
     At most `limit` prompts are judged or wait at once; one more counts as failed detection. `refuse_unread` refuses
     prompts that hold what looks like code and could not be read, wherever a target is enforced. `extent` says how
     much of an answer is judged by its meaning at once.
@@ -69,6 +70,7 @@ class Guard:
     limit: int = 256
     refuse_unread: bool = False
     extent: Extent = field(default_factory=Extent)
+    answers: Executor | None = None
     bypasses: int = 0
     clock: Callable[[], float] = time.time
     _judging: int = 0
@@ -235,14 +237,14 @@ class Guard:
     ) -> list[tuple[Detection, ...]]:
         """What reaches its threshold by `gate` in each of the texts; late or failed judgements as in prompts."""
         tenant, model = _whose(context)
-        until = time.monotonic() + self.deadline_s
+        until = time.monotonic() + self.hold_s
 
         def judge() -> list[tuple[Detection, ...]]:
             return [gate.detect(one, tenant=tenant, model=model, until=until)[0] for one in said]
 
         try:
-            job = asyncio.get_running_loop().run_in_executor(self.executor, judge)
-            return await asyncio.wait_for(job, self.deadline_s)
+            job = asyncio.get_running_loop().run_in_executor(self.answers or self.executor, judge)
+            return await asyncio.wait_for(job, self.hold_s)
         except Exception as error:  # whatever a detector throws must fail closed
             return [self._undetected(snapshot, context, error)[0]] * len(said)
 

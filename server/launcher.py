@@ -195,7 +195,10 @@ async def services_of(settings: Settings, *, number: int = 0) -> AsyncIterator[S
     limiter = Limiter(settings.tenants, store.usage)
     upkeep = asyncio.create_task(keep(*chores(settings, store, limiter, authenticator)))
     judging = settings.detection
-    with ThreadPoolExecutor(judging.concurrency, thread_name_prefix="detection") as executor:
+    with (
+        ThreadPoolExecutor(judging.concurrency, thread_name_prefix="detection") as executor,
+        ThreadPoolExecutor(settings.output.concurrency, thread_name_prefix="answers") as answers,
+    ):
         guard = Guard(
             lambda: replica.snapshot,
             secrets,
@@ -205,6 +208,7 @@ async def services_of(settings: Settings, *, number: int = 0) -> AsyncIterator[S
             limit=judging.queue,
             refuse_unread=judging.unread == "refuse",
             extent=Extent(settings.output.window, settings.output.lookahead),
+            answers=answers,
         )
         jobs = Runner(
             store.jobs,

@@ -120,6 +120,20 @@ async def test_failed_or_late_detection_fails_closed(guard, gate):
         await guard(gate).admit(PROMPT, None)
 
 
+async def test_what_answers_say_waits_for_its_judgement_and_no_prompt_waits_behind_it(guard):
+    """Beside many streams on a small machine, judging what they say takes longer than a prompt may."""
+    with ThreadPoolExecutor(1) as answers:
+        judged = replace(guard(Gate()), answers=answers, hold_s=30.0)
+        speaking = asyncio.create_task(judged._meant(judged.snapshot(), Gate(delay=1.0), [PROMPT], None))
+        await asyncio.sleep(0.1)
+        assert not (await judged.admit(PROMPT, None)).matched
+        assert not speaking.done()
+        assert await speaking == [()]
+        impatient = replace(judged, hold_s=0.2)
+        with pytest.raises(GuardUnavailable):
+            await impatient._meant(judged.snapshot(), Gate(delay=1.0), [PROMPT], None)
+
+
 @pytest.mark.parametrize(
     ("gate", "spec", "limit", "failure", "bypassed"),
     [
