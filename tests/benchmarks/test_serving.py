@@ -80,7 +80,7 @@ def test_ratios_are_guarded_over_bare(monkeypatch):
     bare, guarded = FakeServer("bare", 1.0, []), FakeServer("guarded", 2.0, [])
     ratios = measure(bare, guarded, ITEMS, LOAD, [Condition("unmatched", "enforce")])
     assert ratios["unmatched_throughput"]["mean"] == 0.5
-    for name in ("itl_p50", "itl_p99", "cpu_per_token", "memory"):
+    for name in ("itl_mean", "itl_p99", "cpu_per_token", "memory"):
         assert ratios[f"unmatched_{name}"]["mean"] == pytest.approx(2.0)
     assert ratios["unmatched_throughput"]["n"] == LOAD.rounds
     assert ratios["unmatched_ttft_p50"]["n"] == LOAD.rounds * LOAD.requests
