@@ -450,7 +450,7 @@ class Register:
         if atomic and plan.rejected:
             prepared = []
         if prepared and not dry_run:
-            self._ledger.write(prepared)
+            self._ledger.write(prepared, exact=caller.precondition.given)
         updated = sum(entry.stored.id in existing for entry in prepared)
         return {"created": len(prepared) - updated, "updated": updated, "rejected": plan.report()}
 

@@ -31,7 +31,7 @@ from guard.errors import ConfigError, LetheError, PreconditionFailed, StartupErr
 from guard.evidence import Evidence
 from guard.library import Library
 from guard.pipeline import Guard
-from guard.register import Register
+from guard.register import Caller, Precondition, Register
 from guard.replica import Replica
 from guard.speech import Extent
 from guard.store import Store
@@ -52,6 +52,7 @@ DEMO_MODEL = ROOT / "demo" / "models" / "full"
 DEMO_TARGETS = ROOT / "demo" / "targets.jsonl"
 DEMO_ARTIFACTS = ROOT / "demo" / "artifacts"
 DEMO_NAME = "lethe-demo"
+NEW = Caller(precondition=Precondition(if_none_match="*"))
 DEMO_ARGS = [
     "--served-model-name",
     DEMO_NAME,
@@ -357,7 +358,7 @@ async def seed(services: Services) -> None:
     if services.store.snapshot == 0:
         lines = DEMO_TARGETS.read_text(encoding="utf-8").splitlines()
         try:
-            report = await services.register.import_lines(lines, atomic=True)
+            report = await services.register.import_lines(lines, atomic=True, caller=NEW)
         except PreconditionFailed:  # another server of this store starts too, and was first
             await asyncio.to_thread(services.register.follow)
         else:

@@ -9,17 +9,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-import sqlalchemy as sa
-
 from guard.crypto import Secrets
 from guard.errors import ConfigError, LetheError, StartupError
 from guard.store.audit import Audit
-from guard.store.database import Database, Listener, number_of
+from guard.store.database import Database, Listener, number_of, put_value, value_of
 from guard.store.decisions import Decisions
 from guard.store.jobs import Jobs
 from guard.store.keys import Key, Keys
 from guard.store.replicas import Replicas
-from guard.store.schema import meta
 from guard.store.targets import Targets
 from guard.store.usage import Usage
 
@@ -65,10 +62,10 @@ class Store:
     def _check_secret(self, secrets: Secrets) -> None:
         """Without this a wrong secret would be noticed only when there is a target to open."""
         with self._database.write() as connection:
-            probe = connection.scalar(sa.select(meta.c.value).where(meta.c.name == "probe"))
+            probe = value_of(connection, "probe")
             if probe is None:
                 value = secrets.seal(_PROBE, label="probe").hex()
-                connection.execute(meta.insert().values(name="probe", value=value))
+                put_value(connection, "probe", value)
                 return
         try:
             secrets.open(bytes.fromhex(probe), label="probe")

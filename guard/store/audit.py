@@ -19,9 +19,9 @@ import sqlalchemy as sa
 
 from guard import trail
 from guard.crypto import Secrets
-from guard.store.database import Database
+from guard.store.database import Database, put_value, value_of
 from guard.store.lives import LENGTH, key_of, name_or_purged, names_of, uids_of
-from guard.store.schema import audit, meta
+from guard.store.schema import audit
 from guard.trail import SYSTEM, Act
 
 Outcome = Literal["begun", "done", "refused", "failed"]
@@ -207,7 +207,7 @@ class Audit:
 
     def _base(self, connection: sa.Connection) -> tuple[tuple[int, str], str | None]:
         """The last row that was pruned, and what is wrong with what says so."""
-        found = _value(connection, _BASE)
+        found = value_of(connection, _BASE)
         if found is None:
             return _NOTHING, None
         seq, mac, proof = [*found.split(":"), "", ""][:3]
@@ -239,19 +239,13 @@ def _shown(row: sa.Row, names: dict[str, str]) -> dict[str, Any]:
     return {**shown, "target": target, "detail": json.loads(row.detail)}
 
 
-def _value(connection: sa.Connection, name: str) -> str | None:
-    return connection.scalar(sa.select(meta.c.value).where(meta.c.name == name))
-
-
 def _place(connection: sa.Connection, name: str) -> tuple[int, str]:
-    seq, _, mac = (_value(connection, name) or "").partition(":")
+    seq, _, mac = (value_of(connection, name) or "").partition(":")
     return (int(seq), mac) if seq.isdigit() else _NOTHING
 
 
 def _put_place(connection: sa.Connection, name: str, *parts: str | int) -> None:
-    row = {"name": name, "value": ":".join(map(str, parts))}
-    if connection.execute(meta.update().where(meta.c.name == name).values(row)).rowcount == 0:
-        connection.execute(meta.insert().values(row))
+    put_value(connection, name, ":".join(map(str, parts)))
 
 
 def _before(head: str, base: tuple[int, str]) -> bool:

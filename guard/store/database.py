@@ -128,9 +128,7 @@ class Database:
         """The next number of `name`, for the transaction that makes a change; who listens hears of it when it is
         committed."""
         number = number_of(connection, name) + 1
-        row = {"name": name, "value": str(number)}
-        if connection.execute(meta.update().where(meta.c.name == name).values(row)).rowcount == 0:
-            connection.execute(meta.insert().values(row))
+        put_value(connection, name, str(number))
         self._backend.announce(connection)
         return number
 
@@ -204,7 +202,18 @@ class Database:
 
 def number_of(connection: sa.Connection, name: Counter) -> int:
     """That of the last change of `name`."""
-    return int(connection.scalar(sa.select(meta.c.value).where(meta.c.name == name)) or 0)
+    return int(value_of(connection, name) or 0)
+
+
+def value_of(connection: sa.Connection, name: str) -> str | None:
+    """What the store remembers under a name; None: nothing."""
+    return connection.scalar(sa.select(meta.c.value).where(meta.c.name == name))
+
+
+def put_value(connection: sa.Connection, name: str, value: str) -> None:
+    row = {"name": name, "value": value}
+    if connection.execute(meta.update().where(meta.c.name == name).values(row)).rowcount == 0:
+        connection.execute(meta.insert().values(row))
 
 
 def batches(values: Sequence[str]) -> Iterator[Sequence[str]]:

@@ -134,7 +134,9 @@ class Listener:
         ends = time.monotonic() + seconds
         try:
             connection = self._connected()
-            if select.select([connection.fileno()], [], [], seconds)[0]:
+            heard = select.poll()  # `select` knows no file above 1,023, and busy servers have more
+            heard.register(connection.fileno(), select.POLLIN)
+            if heard.poll(seconds * 1_000):
                 list(connection.notifies(timeout=0))
         except psycopg.Error:
             self.close()

@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from guard.crypto import Secrets
 from guard.errors import NotFound, PreconditionFailed
 from guard.store.audit import Audit
-from guard.store.database import Database, batches, number_of
+from guard.store.database import Database, batches, number_of, value_of
 from guard.store.lives import LENGTH, key_of
 from guard.store.schema import (
     Tombstone,
@@ -20,7 +20,6 @@ from guard.store.schema import (
     decisions,
     erasures,
     jobs,
-    meta,
     target_versions,
     targets,
     tombstones,
@@ -336,7 +335,7 @@ class Targets:
 
     @staticmethod
     def _first(connection: sa.Connection) -> int:
-        return int(connection.scalar(sa.select(meta.c.value).where(meta.c.name == "history")) or 0)
+        return int(value_of(connection, "history") or 0)
 
     @staticmethod
     def _end_versions(connection: sa.Connection, uid: str, number: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -114,6 +115,21 @@ def test_a_server_that_is_frozen_is_told_in_bounded_time(running, store, hasty):
         assert len(told) == 2
     store.targets.put([Write("jane", JANE, 2)], 1.0)
     assert [target.version for target in store.targets.all()] == [2]
+
+
+def test_a_listener_hears_where_a_process_has_many_files_open(store):
+    files = [os.open(os.devnull, os.O_RDONLY) for _ in range(1_100)]
+    listener = store.listener()
+    try:
+        listener.wait(0.1)
+        store.targets.put([Write("jane", JANE, 1)], 1.0)
+        began = time.monotonic()
+        listener.wait(30.0)
+        assert time.monotonic() - began < 25.0
+    finally:
+        listener.close()
+        for file in files:
+            os.close(file)
 
 
 def again(store: Store) -> Store:

@@ -30,12 +30,17 @@ KEYS = {
 }
 
 
-def require(header, permission):
-    if header not in KEYS:
-        raise Unauthorized("This key is not known.")
-    if not KEYS[header].may(permission):
-        raise Forbidden("This role may not.")
-    return KEYS[header]
+def knowing(keys):
+    """What asks for a key and its permission, where these are all the keys."""
+
+    def require(header, permission):
+        if header not in keys:
+            raise Unauthorized("This key is not known.")
+        if not keys[header].may(permission):
+            raise Forbidden("This role may not.")
+        return keys[header]
+
+    return require
 
 
 class Engine:
@@ -139,7 +144,7 @@ def app(engine, records, failures, controls):
     ]
     app = Starlette(routes=routes)
     app.state.lethe = GateServices(
-        require=require,
+        require=knowing(KEYS),
         tenants=TenantHeader(GatewaySettings()),
         control=controls.control,
         admit=lambda caller: Lease(),

@@ -77,6 +77,31 @@ async def test_the_demo_brings_its_artifacts_and_registers_its_targets_once(tmp_
     store.close()
 
 
+async def test_of_two_servers_that_start_together_one_seeds_the_demo_and_the_other_follows(
+    tmp_path, monkeypatch
+):
+    lines = tmp_path / "targets.jsonl"
+    lines.write_text('{"id": "jane", "name": "Jane Doe"}\n')
+    monkeypatch.setattr(launcher, "DEMO_ARTIFACTS", tmp_path / "none")
+    monkeypatch.setattr(launcher, "DEMO_TARGETS", lines)
+    servers = []
+    for name in ("one", "other"):
+        store, library = open_store(tmp_path), Library(ArtifactStore(tmp_path / name))
+        register = Register(store, library, compile_target, FakeGate)
+        await register.load()
+        # Both have looked before either has written.
+        servers.append(
+            SimpleNamespace(store=SimpleNamespace(snapshot=0), library=library, register=register, own=store)
+        )
+    for server in servers:
+        await launcher.seed(server)
+    assert [list(server.register.snapshot.targets) for server in servers] == [["jane"], ["jane"]]
+    assert [target.version for target in servers[0].own.targets.history("jane")] == [1]
+    for server in servers:
+        server.register.close()
+        server.own.close()
+
+
 def test_a_start_that_is_told_to_stop_ends_at_once(tmp_path):
     """It must not be left to the default: the first process of a container has none."""
     code = """

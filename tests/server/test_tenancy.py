@@ -8,11 +8,19 @@ import httpx
 import pytest
 
 from guard.config import GatewaySettings
-from guard.errors import Forbidden, Unauthorized
 from server.auth import Principal
 from server.tenancy import TenantHeader, signature_of
 from tests.guard.register_fakes import Clock
-from tests.server.test_gate import BODY, CHAT, app, controls, engine, failures, records  # noqa: F401 - fixtures
+from tests.server.test_gate import (  # noqa: F401 - fixtures
+    BODY,
+    CHAT,
+    app,
+    controls,
+    engine,
+    failures,
+    knowing,
+    records,
+)
 
 SECRET = "the-secret-of-gateway-and-server-0"
 HEADER = "x-lethe-tenant"
@@ -24,14 +32,6 @@ KEYS = {
 }
 
 
-def require(header, permission):
-    if header not in KEYS:
-        raise Unauthorized("This key is not known.")
-    if not KEYS[header].may(permission):
-        raise Forbidden("This role may not.")
-    return KEYS[header]
-
-
 @pytest.fixture
 def clock():
     return Clock()
@@ -39,7 +39,7 @@ def clock():
 
 @pytest.fixture
 async def client(app, clock):  # noqa: F811
-    app.state.lethe.require = require
+    app.state.lethe.require = knowing(KEYS)
     app.state.lethe.tenants = TenantHeader(GatewaySettings(secret=SECRET), clock)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://lethe") as http:
         yield http
