@@ -1,5 +1,5 @@
-"""`python -m benchmarks serving`: the guarded server against bare vLLM, in paired alternation; `auto`, `jobs` and
-`kinds` train on a guarded server; the others need none."""
+"""`python -m benchmarks serving`: the guarded server against bare vLLM, in paired alternation; `growth` and `swaps`
+watch a guarded server; `auto`, `jobs` and `kinds` train on a guarded server; the others need none."""
 
 from __future__ import annotations
 
@@ -10,16 +10,19 @@ from benchmarks.classifiers import classifiers
 from benchmarks.detection import detection
 from benchmarks.edits import edits
 from benchmarks.features import features
+from benchmarks.growth import growth
 from benchmarks.jobs import jobs
 from benchmarks.kinds import kinds
 from benchmarks.losses import losses
 from benchmarks.pooling import pooling
 from benchmarks.relearning import relearning
+from benchmarks.scale import scale
 from benchmarks.sequence import sequence
 from benchmarks.serving import serving
 from benchmarks.sites import sites
 from benchmarks.slices import slices
 from benchmarks.subject import subject
+from benchmarks.swaps import swaps
 from benchmarks.tofu import tofu_command
 from benchmarks.twin import twin
 
@@ -34,16 +37,19 @@ main.add_command(classifiers)
 main.add_command(detection)
 main.add_command(edits)
 main.add_command(features)
+main.add_command(growth)
 main.add_command(jobs)
 main.add_command(kinds)
 main.add_command(losses)
 main.add_command(pooling)
 main.add_command(relearning)
+main.add_command(scale)
 main.add_command(sequence)
 main.add_command(serving)
 main.add_command(sites)
 main.add_command(slices)
 main.add_command(subject)
+main.add_command(swaps)
 main.add_command(tofu_command)
 main.add_command(twin)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,8 @@ from guard.detection.background_words import FIRST
 from guard.detection.names import forms, like
 from guard.targets import TargetSpec
 
+FEW = 32  # beside more than these, targets are compiled by pooled thresholds where that is asked for
+OWN = 100  # most examples of an invented person over HTTP
 NEAR = 0.85  # cosine of a vector that stands for another target's to the real one that it was made from
 
 EXAMPLES = (
@@ -62,15 +65,36 @@ def person(rng: random.Random) -> tuple[TargetSpec, list[str]]:
     return spec, written[len(EXAMPLES) + 1 :]
 
 
-def register(compiler: Compiler, vectors: int, compiled: int, seed: int = 0) -> Registered:
-    """As many targets as own about `vectors` vectors together, at most `compiled` of them compiled."""
+def people(examples: int, rng: random.Random) -> Iterator[dict[str, Any]]:
+    """Invented people with so many examples together, OWN or fewer each, as the admin API takes them."""
+    for first in range(0, examples, OWN):
+        spec, _ = person(rng)
+        asked = [*EXAMPLES, *QUERIES]
+        own = dict[str, None]()
+        while len(own) < min(OWN, examples - first):
+            two = " ".join(rng.sample(asked, 2)).replace("{name}", spec.name)
+            own[fill(two, rng)] = None
+        yield {
+            "id": f"invented-{first // OWN}",
+            "name": spec.name,
+            "description": spec.description,
+            "examples": [*own],
+        }
+
+
+def register(
+    compiler: Compiler, vectors: int, compiled: int, seed: int = 0, *, pooled: bool = False
+) -> Registered:
+    """As many targets as own about `vectors` vectors together, at most `compiled` of them compiled; if `pooled`, most
+    of these as an import of many compiles them."""
     rng = random.Random(seed)
     real: list[CompiledTarget] = []
     queries: list[str] = []
     rows = 0
     while len(real) < compiled and (not real or rows < vectors):
         spec, asked = person(rng)
-        real.append(compiler.compile(f"person-{len(real)}", 1, spec, real, force=True))
+        draft = pooled and len(real) >= FEW
+        real.append(compiler.compile(f"person-{len(real)}", 1, spec, real, force=True, pooled=draft))
         rows += len(real[-1].vectors)
         queries.extend(asked)
     made = copies(real, max(0, round((vectors - rows) * len(real) / rows)), rng)

@@ -9,344 +9,269 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import json
-import os
-import platform
+import random
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 import click
-import numpy as np
-import psutil
 
+from benchmarks.driving import (
+    DEMO,
+    ROOT,
+    Load,
+    Pair,
+    Prompts,
+    Server,
+    Setup,
+    Side,
+    bare_server,
+    guarded_server,
+    mixed,
+    paired,
+)
+from benchmarks.ratios import MEASURES, first_tokens
+from benchmarks.register import people
+from benchmarks.reporting import Report, Row, reported
 from benchmarks.sites import make_model
-from evals import serve
 from evals.admin import Admin
-from evals.client import Client
+from evals.client import Client, ClientError
 from evals.items import Item, load_items
-from guard.metrics.bootstrap import Interval, mean_interval
 
-ROOT = Path(__file__).parents[1]
-DEMO = ROOT / "demo" / "models" / "full"
-SAMPLES = 2_000
-CHAT = "/v1/chat/completions"
+SHOWN = ("demo-methods", "ruwen-grisquist")
+"""The target that has an artifact for every method, and what items about it are filed under."""
+INVENTED = "benchmark"  # tag of invented targets
+OPEN = 0.6  # share of what bare vLLM takes at once that comes in an open loop
+CALIBRATED_WITHIN = 1_200.0
+APART = 1_000_000  # prompts of one condition; the next one's are numbered from there
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
-    """One block: how many requests, how many at once (None: as they come), how many come in a second (None: at once),
-    the tokens of an answer, and how many paired blocks."""
-
-    requests: int
-    concurrency: int | None
-    rate: float | None
-    tokens: int
-    rounds: int
+PLAIN, SEMANTIC, ADAPTERS = Setup(), Setup(semantic=True), Setup(adapters=True)
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What is registered, and what share of the prompts is about it."""
+    """What is registered (`method`: the one target that has every method, with this one; `examples`: invented people
+    with so many, in the place of the demo's targets), what share of the prompts is about it, and what it is compared
+    with: bare vLLM, or the same guarded server with prompts about nothing."""
 
     name: str
-    mode: Literal["shadow", "enforce"] | None
+    mode: Literal["shadow", "enforce"] | None = "enforce"
     matched: float = 0.0
+    method: str | None = None
+    examples: int = 0
+    beside: Literal["bare", "unmatched"] = "bare"
+    open: bool = False
+    setup: Setup = PLAIN
 
 
 CONDITIONS = (
     Condition("unregistered", None),
     Condition("shadow", "shadow"),
-    Condition("unmatched", "enforce"),
-    Condition("matched_1", "enforce", 0.01),
-    Condition("matched_10", "enforce", 0.1),
-    Condition("matched_100", "enforce", 1.0),
+    Condition("unmatched"),
+    Condition("matched_1", matched=0.01),
+    Condition("matched_10", matched=0.1),
+    Condition("matched_100", matched=1.0),
+    Condition("open_unmatched", open=True),
+    Condition("open_matched_10", matched=0.1, open=True),
+    *(
+        Condition(f"matched_10_{method}", matched=0.1, method=method, beside="unmatched")
+        for method in ("embedding_corruption", "sae_clamp", "token_penalty")
+    ),
+    Condition("examples_10", examples=10),
+    Condition("examples_10000", examples=10_000),
+    Condition("semantic", setup=SEMANTIC),
+    Condition("semantic_matched_10", matched=0.1, setup=SEMANTIC),
+    Condition("adapters_idle", setup=ADAPTERS),
+    Condition("adapters_matched_10", matched=0.1, method="lora_adapter", setup=ADAPTERS),
 )
 
 
-@dataclass(frozen=True)
-class Block:
-    """What one block of requests took: seconds, output tokens, the times to each first token and between tokens in
-    seconds, processor seconds of the server's processes, and their resident bytes at its end."""
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model that is served, and what is asked of it unless something else is said."""
 
-    seconds: float
-    tokens: int
-    first: tuple[float, ...]
-    between: tuple[float, ...]
-    cpu: float
-    memory: int
+    prefix: str
+    load: Load
+    conditions: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Meter:
-    """The processes of a server: its whole group."""
-
-    group: int
-
-    @classmethod
-    def of(cls, base_url: str) -> Meter:
-        port = urlsplit(base_url).port
-        for found in psutil.net_connections("tcp"):
-            if found.status == psutil.CONN_LISTEN and found.laddr.port == port and found.pid:
-                return cls(os.getpgid(found.pid))
-        raise click.ClickException("The server's processes cannot be seen.")
-
-    def read(self) -> tuple[float, int]:
-        """Processor seconds and resident bytes."""
-        seconds, resident = 0.0, 0
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error, ProcessLookupError):
-                if os.getpgid(process.pid) == self.group:
-                    times = process.cpu_times()
-                    seconds += times.user + times.system
-                    resident += process.memory_info().rss
-        return seconds, resident
-
-
-@dataclass(frozen=True)
-class Server:
-    base_url: str
-    key: str | None
-    meter: Meter
-    name: str = "demo"
-
-    def drive(self, prompts: Sequence[list[dict[str, str]]], load: Load, seed: int) -> Block:
-        """One block of requests, streamed. Raises ClickException: one of them failed."""
-        from vllm.benchmarks.datasets import SampleRequest
-        from vllm.benchmarks.serve import TaskType, benchmark
-
-        requests = [
-            SampleRequest(turns[-1]["content"], 1, load.tokens, chat_messages=list(turns))
-            for turns in prompts
-        ]
-        np.random.seed(seed)  # vLLM's client draws the moments of arrival from it
-        before, _ = self.meter.read()
-        with contextlib.redirect_stdout(io.StringIO()):
-            found = asyncio.run(
-                benchmark(
-                    task_type=TaskType.GENERATION,
-                    endpoint_type="openai-chat",
-                    api_url=self.base_url + CHAT,
-                    base_url=self.base_url,
-                    model_id=self.name,
-                    model_name=self.name,
-                    tokenizer=None,
-                    input_requests=requests,
-                    logprobs=None,
-                    request_rate=load.rate or float("inf"),
-                    burstiness=1.0,
-                    disable_tqdm=True,
-                    num_warmups=0,
-                    profile=False,
-                    selected_percentile_metrics=[],
-                    selected_percentiles=[99.0],
-                    ignore_eos=True,
-                    goodput_config_dict={},
-                    max_concurrency=load.concurrency,
-                    lora_modules=None,
-                    extra_headers={"Authorization": f"Bearer {self.key}"} if self.key else None,
-                    extra_body={"temperature": 0.0},
-                    ready_check_timeout_sec=0,
-                )
-            )
-        after, memory = self.meter.read()
-        if failed := [error for error in found["errors"] if error]:
-            raise click.ClickException(f"{len(failed)} requests failed; the first: {failed[0][:200]}")
-        between = tuple(gap for gaps in found["itls"] for gap in gaps)
-        return Block(
-            found["duration"],
-            found["total_output_tokens"],
-            tuple(found["ttfts"]),
-            between,
-            after - before,
-            memory,
-        )
-
-
-Pair = tuple[Block, Block]
-"""What bare vLLM and the guarded server took for the same requests."""
-
-Prompts = Callable[[int], list[list[dict[str, str]]]]
-"""The prompts of a round."""
-
-
-def paired(bare: Server, guarded: Server, prompts: Prompts, load: Load) -> Iterator[Pair]:
-    """Rounds; the first only warms both and is not given."""
-    for number in range(-1, load.rounds):
-        chosen = prompts(number)
-        order = (bare, guarded) if number % 2 else (guarded, bare)
-        blocks = {server.base_url: server.drive(chosen, load, max(number, 0)) for server in order}
-        if number >= 0:
-            yield blocks[bare.base_url], blocks[guarded.base_url]
-
-
-def mixed(items: Sequence[Item], matched: float, requests: int) -> Prompts:
-    """Prompts of which the share `matched` is about what the demo forgets, spread evenly; no two rounds are alike."""
-    forget = [item.messages for item in items if item.split == "forget"]
-    others = [item.messages for item in items if item.split in ("retain", "chat")]
-
-    def of(number: int) -> list[list[dict[str, str]]]:
-        first = (number + 1) * requests
-        about = [forget if int((i + 1) * matched) > int(i * matched) else others for i in range(requests)]
-        return [pool[(first + i) % len(pool)] for i, pool in enumerate(about)]
-
-    return of
-
-
-def quantile_ratio(pairs: Sequence[tuple[float, float]], quantile: float, seed: int = 0) -> Interval | None:
-    """The ratio of second to first at a quantile, with its interval over resampled pairs."""
-    if not pairs:
-        return None
-    data, rng = np.asarray(pairs), np.random.default_rng(seed)
-    ratio = lambda rows: float(np.divide(*np.quantile(rows, quantile, axis=0)[::-1]))  # noqa: E731
-    drawn = [ratio(data[rng.integers(0, len(data), len(data))]) for _ in range(SAMPLES)]
-    low, high, upper = (float(x) for x in np.quantile(drawn, [0.025, 0.975, 0.95]))
-    return Interval(len(data), ratio(data), low, high, upper)
-
-
-def _by_round(of: Callable[[Block], float]) -> Callable[[Sequence[Pair]], Interval | None]:
-    """The mean over rounds of guarded over bare."""
-    return lambda pairs: mean_interval([of(guarded) / of(bare) for bare, guarded in pairs])
-
-
-def _by_request(quantile: float) -> Callable[[Sequence[Pair]], Interval | None]:
-    """Guarded over bare at a quantile of the times to the first token, over the pairs of requests of all rounds."""
-    return lambda pairs: quantile_ratio(
-        [both for bare, guarded in pairs for both in zip(bare.first, guarded.first, strict=True)], quantile
-    )
-
-
-MEASURES: dict[str, Callable[[Sequence[Pair]], Interval | None]] = {
-    "throughput": _by_round(lambda block: block.tokens / block.seconds),
-    "ttft_p50": _by_request(0.5),
-    "ttft_p95": _by_request(0.95),
-    "ttft_p99": _by_request(0.99),
-    # Not the median: where a chunk holds several tokens, the gap between them is none.
-    "itl_mean": _by_round(lambda block: float(np.mean(block.between))),
-    "itl_p99": _by_round(lambda block: float(np.quantile(block.between, 0.99))),
-    "cpu_per_token": _by_round(lambda block: block.cpu / block.tokens),
-    "memory": _by_round(lambda block: float(block.memory)),
+SUBJECTS = {
+    "demo": Subject("", Load(64, 32, None, 128, 8), tuple(c.name for c in CONDITIONS)),
+    "half-billion": Subject("half_billion_", Load(24, 4, None, 8, 9), ("unmatched",)),
 }
-"""Guarded over bare; of throughput more is better, of all others less."""
+OF_THE_DEMO = ("sae_clamp", "lora_adapter")  # methods whose artifacts are made for one model
 
 
-def worse(now: Mapping[str, Any], before: Mapping[str, Any]) -> list[str]:
-    """The ratios that are certainly worse than stored ones: intervals apart, on the wrong side."""
-    found = []
-    for name in sorted(now.keys() & before.keys()):
-        more_is_better = name.endswith("throughput")
-        new, old = now[name], before[name]
-        apart = new["high"] < old["low"] if more_is_better else new["low"] > old["high"]
-        if apart:
-            found.append(f"{name}: {new['mean']:.3f}, was {old['mean']:.3f}")
-    return found
+def wanted_targets(condition: Condition) -> list[dict[str, Any]]:
+    """All that is to be registered."""
+    lines = (ROOT / "demo" / "targets.jsonl").read_text(encoding="utf-8").splitlines()
+    mode = condition.mode if condition.mode and not condition.examples else "off"
+    targets = [{**json.loads(line), "mode": mode} for line in lines]
+    if condition.method:
+        targets = [shown(target, condition.method) for target in targets]
+    return targets + [{**one, "tags": [INVENTED]} for one in people(condition.examples, random.Random(0))]
+
+
+def shown(target: dict[str, Any], method: str) -> dict[str, Any]:
+    """The target with that rung of its ladder only; any other does nothing."""
+    if target["id"] != SHOWN[0]:
+        return {**target, "mode": "off"}
+    return {**target, "intervention": [r for r in target["intervention"] if r["method"] == method]}
 
 
 async def register(server: Server, condition: Condition) -> None:
-    """The demo's targets as the condition wants them."""
-    lines = (ROOT / "demo" / "targets.jsonl").read_text(encoding="utf-8").splitlines()
-    targets = [json.loads(line) | {"mode": condition.mode or "off"} for line in lines]
+    """What the condition wants and nothing else, calibrated."""
+    wanted = wanted_targets(condition)
     async with Client(server.base_url, server.key) as client:
-        await Admin(client).import_targets("\n".join(map(json.dumps, targets)))
+        admin = Admin(client)
+        gone = {one["id"] for one in await admin.targets(INVENTED)} - {one["id"] for one in wanted}
+        for target_id in sorted(gone):
+            await admin.delete(target_id)
+        await admin.import_targets("\n".join(map(json.dumps, wanted)))
+        await calibrated(admin)
+        if condition.method:
+            artifacts = (await admin.target(SHOWN[0]))["artifacts"]
+            if any(one["state"] != "ready" for one in artifacts):
+                raise click.ClickException(f"The artifact of {condition.method} is not ready: {artifacts}.")
+
+
+async def calibrated(admin: Admin) -> None:
+    """Waits until no target goes by pooled thresholds: their calibration takes the processors that are measured."""
+    told = 0.0
+    loop = asyncio.get_running_loop()
+    ends = loop.time() + CALIBRATED_WITHIN
+    while left := (await admin.status())["pooled"]:
+        if loop.time() > ends:
+            raise ClientError(
+                f"{left} targets were not calibrated within {CALIBRATED_WITHIN / 60:.0f} minutes"
+            )
+        if loop.time() > told + 30:
+            click.echo(f"  {left} targets are not calibrated yet")
+            told = loop.time()
+        await asyncio.sleep(1)
+
+
+def about(items: Sequence[Item], condition: Condition) -> list[Item]:
+    """The items that are asked: of those to be forgotten, under one method, those of its target."""
+    return [i for i in items if not (condition.method and i.split == "forget" and i.entity != SHOWN[1])]
+
+
+def sides(
+    bare: Server, guarded: Server, condition: Condition, items: Sequence[Item], load: Load, first: int
+) -> tuple[Side, Side]:
+    """What is compared under a condition. One server is never asked the same twice."""
+    prompts = mixed(about(items, condition), condition.matched, load.requests, first)
+    if condition.beside == "bare":
+        return Side(bare, prompts), Side(guarded, prompts)
+    return Side(guarded, mixed(items, 0, load.requests, first + APART // 2)), Side(guarded, prompts)
+
+
+def open_loop(bare: Server, prompts: Prompts, load: Load, rate: float | None) -> Load:
+    """The load with requests that come by themselves: so many a second, or as a share of what bare vLLM takes."""
+    if rate is None:
+        blocks = [bare.drive(prompts(number), load, 0) for number in (-1, 0)]  # the first one warms it
+        rate = OPEN * load.requests / blocks[1].seconds
+    return replace(load, rate=rate, concurrency=None)
 
 
 def measure(
-    bare: Server, guarded: Server, items: Sequence[Item], load: Load, conditions: Sequence[Condition]
-) -> dict[str, dict[str, float]]:
-    """Every ratio under every condition, `CONDITION_MEASURE`."""
-    ratios: dict[str, dict[str, float]] = {}
-    for condition in conditions:
+    bare: Server,
+    guarded: Server,
+    items: Sequence[Item],
+    load: Load,
+    conditions: Iterable[tuple[int, Condition]],
+) -> Iterator[tuple[Condition, Load, list[Pair]]]:
+    """The rounds of every condition; its number keeps its prompts apart from those of others."""
+    for number, condition in conditions:
+        click.echo(f"{condition.name}: {load.rounds} rounds of twice {load.requests} requests")
         asyncio.run(register(guarded, condition))
-        pairs = list(paired(bare, guarded, mixed(items, condition.matched, load.requests), load))
-        for name, of in MEASURES.items():
-            if (interval := of(pairs)) is not None:
-                ratios[f"{condition.name}_{name}"] = interval.as_dict()
-                told = f"{interval.mean:.3f} [{interval.low:.3f}, {interval.high:.3f}], n = {interval.n}"
-                click.echo(f"{condition.name:>13} {name:<14} {told}")
-    return ratios
+        used = replace(load, rate=None)
+        if condition.open:
+            unmatched = mixed(items, 0, load.requests, number * APART + APART // 2)
+            used = open_loop(bare, unmatched, used, load.rate)
+        one, other = sides(bare, guarded, condition, items, used, number * APART)
+        yield condition, used, list(paired(one, other, used))
+
+
+def row(prefix: str, model: str, condition: Condition, load: Load, pairs: Sequence[Pair]) -> Row:
+    """What is told of a condition's rounds."""
+    name = f"{prefix}{condition.name}"
+    found = {f"{name}_{measure}": of(pairs) for measure, of in MEASURES.items()}
+    acted = sum(second.acted for _, second in pairs) / (load.requests * len(pairs))
+    how = {"model": model, "beside": condition.beside, "load": asdict(load), "acted_upon": acted}
+    return Row(name, how, {k: v for k, v in found.items() if v is not None}, first_tokens=first_tokens(pairs))
 
 
 @contextlib.contextmanager
-def servers(model: Path, arguments: Sequence[str]) -> Iterator[tuple[Server, Server]]:
+def servers(model: Path, arguments: Sequence[str], setup: Setup) -> Iterator[tuple[Server, Server]]:
     """Bare vLLM and the guarded server, side by side."""
-    args = [*serve.engine_args(str(model)), *arguments]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        bare = stack.enter_context(serve.bare(str(model), folder / "bare.log", args=args))
-        guarded = stack.enter_context(
-            serve.guarded(str(model), folder / "guarded.log", folder / "data", args=args)
-        )
-        yield (
-            Server(bare.base_url, None, Meter.of(bare.base_url)),
-            Server(guarded.base_url, guarded.admin_key, Meter.of(guarded.base_url)),
-        )
+        bare = stack.enter_context(bare_server(model, setup, folder, arguments))
+        yield bare, stack.enter_context(guarded_server(model, setup, folder, arguments))
+
+
+def chosen(model: str, wanted: Sequence[str]) -> list[tuple[int, Condition]]:
+    """The conditions with their numbers. Raises ClickException: one needs what only the demo has."""
+    names = wanted or SUBJECTS[model].conditions
+    found = [(number, c) for number, c in enumerate(CONDITIONS) if c.name in names]
+    for _, condition in found:
+        if model != "demo" and condition.method in OF_THE_DEMO:
+            raise click.ClickException(f"{condition.name} needs an artifact that only the demo model has.")
+    return found
 
 
 @click.command()
 @click.option(
     "--model",
-    type=click.Choice(["demo", "half-billion"]),
+    type=click.Choice(list(SUBJECTS)),
     default="demo",
     show_default=True,
     help="The demo's, or one of 0.5 billion random weights.",
 )
-@click.option("--requests", default=64, show_default=True, help="Requests of one block.")
-@click.option("--concurrency", default=32, show_default=True, help="Requests at once; 0: as they come.")
-@click.option("--rate", type=float, help="Requests that come in a second; all at once where it is left out.")
-@click.option("--tokens", default=128, show_default=True, help="Tokens of an answer.")
-@click.option("--rounds", default=8, show_default=True, help="Paired blocks under each condition.")
+@click.option("--requests", type=click.IntRange(min=1), help="Requests of one block: 64; of half-billion 24.")
+@click.option("--concurrency", type=click.IntRange(min=1), help="Requests at once: 32; of half-billion 4.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Requests that come in a second under the conditions `open_*`; 0.6 of what bare vLLM takes at once where it "
+    "is left out.",
+)
+@click.option("--tokens", type=click.IntRange(min=2), help="Tokens of an answer: 128; of half-billion 8.")
+@click.option(
+    "--rounds",
+    type=click.IntRange(min=1),
+    help="Paired blocks under each condition, beside one that only warms: 8; of half-billion 9.",
+)
 @click.option(
     "--condition",
     "wanted",
     multiple=True,
     type=click.Choice([c.name for c in CONDITIONS]),
-    help="May be repeated; all where it is left out.",
+    help="May be repeated. Where it is left out: all; of half-billion `unmatched`.",
 )
-@click.option(
-    "--against",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A stored report: exit 1 where a ratio is certainly worse than there.",
-)
-@click.option("--out", default=ROOT / "benchmarks" / "report.json", show_default=True,
-              type=click.Path(dir_okay=False, path_type=Path))  # fmt: skip
-def serving(
-    model: str,
-    requests: int,
-    concurrency: int,
-    rate: float | None,
-    tokens: int,
-    rounds: int,
-    wanted: tuple[str, ...],
-    against: Path | None,
-    out: Path,
-) -> None:
-    """The guarded server beside bare vLLM over HTTP, as ratios within one run.
+@reported
+def serving(model: str, wanted: tuple[str, ...], report: Report, **changes: Any) -> None:
+    """The guarded server beside bare vLLM over HTTP, as ratios within one run. What answers mean is judged under the
+    conditions `semantic*` only, names and literal answers under all.
 
     Example: lethe bench serving --condition unmatched --condition matched_10 --rounds 4
     """
-    stored = json.loads(against.read_text(encoding="utf-8"))["ratios"] if against else {}
-    load = Load(requests, concurrency or None, rate, tokens, rounds)
-    conditions = [c for c in CONDITIONS if not wanted or c.name in wanted]
+    subject = SUBJECTS[model]
+    load = replace(subject.load, **{name: value for name, value in changes.items() if value is not None})
     items = load_items(ROOT / "demo" / "items.jsonl")
     with tempfile.TemporaryDirectory() as folder:
         path, arguments = DEMO, list[str]()
         if model != "demo":
             path = make_model(ROOT / "benchmarks" / "shapes" / f"{model}.json", Path(folder))
             arguments = ["--chat-template", str(ROOT / "demo" / "chat_template.jinja")]
-        with servers(path, arguments) as (bare, guarded):
-            ratios = measure(bare, guarded, items, load, conditions)
-    report = {"model": model, "load": asdict(load), "machine": machine(), "ratios": ratios}
-    out.parent.mkdir(exist_ok=True)
-    out.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-    click.echo(f"written to {out}")
-    if found := worse(ratios, stored):
-        raise click.ClickException("worse than stored: " + "; ".join(found))
-
-
-def machine() -> dict[str, Any]:
-    return {"processor": platform.processor() or platform.machine(), "cores": len(os.sched_getaffinity(0))}
+        for setup, conditions in groupby(chosen(model, wanted), lambda found: found[1].setup):
+            with servers(path, arguments, setup) as (bare, guarded):
+                for condition, used, pairs in measure(bare, guarded, items, load, conditions):
+                    report.add(row(subject.prefix, model, condition, used, pairs))

@@ -48,6 +48,9 @@ class Admin:
                 return found
             query["cursor"] = page["next_cursor"]
 
+    async def status(self) -> dict[str, Any]:
+        return (await self._call("GET", "/status", (200,))).json()
+
     async def delete(self, target_id: str) -> None:
         await self._call("DELETE", f"/targets/{target_id}", (200, 202, 204), params={"purge": "true"})
 
