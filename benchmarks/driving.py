@@ -24,7 +24,7 @@ from guard.artifacts import ArtifactStore
 ROOT = Path(__file__).parents[1]
 DEMO = ROOT / "demo" / "models" / "full"
 CHAT = "/v1/chat/completions"
-_SLOTS, _RANK = 4, 16
+_SLOTS, _RANK = 4, 16  # the rank is the guarded server's default
 
 Prompts = Callable[[int], list[list[dict[str, str]]]]
 """The prompts of a round."""
@@ -58,7 +58,7 @@ class Setup:
     @property
     def env(self) -> dict[str, str]:
         """Of the guarded server."""
-        slots = {"LETHE_ADAPTERS_SLOTS": str(_SLOTS), "LETHE_ADAPTERS_MAX_RANK": str(_RANK)}
+        slots = {"LETHE_ADAPTERS_SLOTS": str(_SLOTS)}
         return {"LETHE_OUTPUT_SEMANTIC": str(self.semantic).lower(), **(slots if self.adapters else {})}
 
 

@@ -18,7 +18,8 @@ PANELS = {
     "memory": "memory",
 }
 _NAMES, _WIDE, _LINE, _HEAD, _ACROSS = 270, 200, 18, 34, 4
-_TICKS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+_TICKS = (1.0, 2.0, 0.5, 5.0, 0.2, 10.0, 0.1, 1.2, 0.8, 1.1, 0.9)  # the first that have room
+_LEAST, _MOST, _APART = 0.05, 20.0, 26
 _BETTER, _WORSE, _PLAIN = "#1b7837", "#b2182b", "#555"
 
 
@@ -32,8 +33,9 @@ def draw(report: Mapping[str, Any]) -> str:
         chosen = list(PANELS)[first : first + _ACROSS]
         parts += _panels(report["ratios"], rows, chosen, height)
         height += _HEAD + _LINE * len(rows) + 20
-    parts += _panels({f"{name}_": report["ratios"][name] for name in others}, others, [""], height)
-    height += _HEAD + _LINE * len(others) + 20
+    if others:
+        parts += _panels({f"{name}_": report["ratios"][name] for name in others}, others, [""], height)
+        height += _HEAD + _LINE * len(others) + 20
     spread = [name for name in rows if "first_tokens" in report["rows"][name]]
     parts += _spreads(report["rows"], spread, height)
     height += _HEAD + 2 * _LINE * len(spread) + 20
@@ -90,19 +92,26 @@ def _spreads(told: Mapping[str, Any], rows: Sequence[str], top: float) -> Iterat
 
 def _axis(values: Sequence[float], left: float, wide: float = _WIDE) -> Any:
     """From a ratio to where it lies; ratios lie on a scale of powers, so that a half is as far from one as two."""
-    shown = [math.log(max(abs(value), 0.01)) for value in values]
-    low, high = min([*shown, math.log(0.9)]), max([*shown, math.log(1.1)])
+    shown = [_log(value) for value in values]
+    low, high = min([*shown, _log(0.9)]), max([*shown, _log(1.1)])
 
     def x(value: float) -> float:
-        return left + (math.log(max(value, 0.01)) - low) / (high - low) * (wide - 60)
+        return left + (_log(value) - low) / (high - low) * (wide - 60)
 
     return x
 
 
+def _log(value: float) -> float:
+    """What lies further out is drawn at the edge; its number says how far."""
+    return math.log(min(max(value, _LEAST), _MOST))
+
+
 def _frame(title: str, x: Any, left: float, top: float, high: float, wide: float = _WIDE) -> Iterator[str]:
     yield _text(left, top + 8, title, weight="bold")
+    drawn: list[float] = []
     for tick in _TICKS:
-        if left <= x(tick) <= left + wide - 60:
+        if left <= x(tick) <= left + wide - 60 and all(abs(x(tick) - one) >= _APART for one in drawn):
+            drawn.append(x(tick))
             colour = "#888" if tick == 1 else "#ddd"
             yield f'<path d="M{x(tick):.1f} {top + _HEAD - 8}v{high}" stroke="{colour}"/>'
             yield _text(x(tick), top + _HEAD - 12, f"{tick:g}", "middle", colour="#666")

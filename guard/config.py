@@ -98,6 +98,12 @@ class AdapterSettings(_Section):
     max_rank: Literal[1, 8, 16, 32, 64, 128, 256] = 16
     resident: int = Field(64, ge=1, le=65_536)
 
+    @field_validator("max_rank", mode="before")
+    @classmethod
+    def _number(cls, value: Any) -> Any:
+        """Variables are text, of which pydantic makes no number where it must be one of a few."""
+        return int(value) if isinstance(value, str) and value.isdecimal() else value
+
 
 class LimitSettings(_Section):
     max_n: int = Field(64, ge=1, le=16_384)

@@ -94,6 +94,7 @@ def test_the_environment_overrides_the_file(tmp_path):
     env = {
         "LETHE_DATA_DIR": "/var/lib/lethe",
         "LETHE_SERVER_PORT": "9",
+        "LETHE_ADAPTERS_MAX_RANK": "64",
         "LETHE_ENCODER": "e",
         "LETHE_ADMIN_KEY": "k",
         "LETHE_DECISION_LOG_TEXT": "true",
@@ -102,7 +103,7 @@ def test_the_environment_overrides_the_file(tmp_path):
     settings = load(tmp_path, "data_dir: x\nserver: {port: 1}\nencoder: {threads: 2}", **env)
     assert settings.store_url == "sqlite:////var/lib/lethe/lethe.db"
     assert (settings.server.port, settings.encoder.name, settings.decision_log.text) == (9, "e", True)
-    assert settings.encoder.threads == 2
+    assert (settings.encoder.threads, settings.adapters.max_rank) == (2, 64)
     assert settings.auth.admin_key is not None
     assert settings.auth.admin_key.get_secret_value() == "k"
     assert "'k'" not in repr(settings)
