@@ -204,7 +204,8 @@ def row(prefix: str, model: str, condition: Condition, load: Load, pairs: Sequen
     name = f"{prefix}{condition.name}"
     found = {f"{name}_{measure}": of(pairs) for measure, of in MEASURES.items()}
     acted = sum(second.acted for _, second in pairs) / (load.requests * len(pairs))
-    how = {"model": model, "beside": condition.beside, "load": asdict(load), "acted_upon": acted}
+    how = {"model": model, "beside": condition.beside, "load": asdict(load), **asdict(condition.setup)}
+    how["acted_upon"] = acted
     return Row(name, how, {k: v for k, v in found.items() if v is not None}, first_tokens=first_tokens(pairs))
 
 

@@ -148,7 +148,7 @@ def row(
 @click.option("--streams", type=click.IntRange(min=1), default=8, show_default=True, help="Answers at once.")
 @click.option("--tokens", type=click.IntRange(min=2), default=128, show_default=True, help="Of an answer.")
 @click.option(
-    "--seconds", type=click.FloatRange(min=0.1), default=2.0, show_default=True, help="Of a window."
+    "--seconds", type=click.FloatRange(min=0.1), default=1.0, show_default=True, help="Of a window at least."
 )
 @reported
 def swaps(changes: int, examples: int, streams: int, tokens: int, seconds: float, report: Report) -> None:

@@ -95,12 +95,13 @@ def data(file: Any, args: tuple[str, ...], server: str, key: str | None) -> None
 
 @click.command(
     context_settings=_PASSED_ON,
-    epilog=example("lethe bench", "lethe bench --condition unmatched --rounds 4", "lethe bench sites --help"),
+    epilog=example("lethe bench", "lethe bench --condition unmatched --rounds 4", "lethe bench swaps --help"),
 )
 @click.argument("args", nargs=-1, type=click.UNPROCESSED)
 def bench(args: tuple[str, ...]) -> None:
-    """Measure the guarded server against bare vLLM, in one run; ARGS are those of `python -m benchmarks serving`, or
-    another of its commands with its own."""
+    """Measure the guarded server against bare vLLM, in one run; ARGS are those of `lethe bench serving --help`, or
+    another command with its own: `growth` (memory), `swaps` (pauses while targets change), `scale` (a million vectors)
+    and those of `python -m benchmarks --help`."""
     named = args and not args[0].startswith("-")
     _run("benchmarks", args if named else ("serving", *args))
 
