@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import click
 
+from benchmarks.ahead import ahead
 from benchmarks.auto import auto
 from benchmarks.classifiers import classifiers
 from benchmarks.detection import detection
@@ -23,6 +24,7 @@ from benchmarks.sites import sites
 from benchmarks.slices import slices
 from benchmarks.subject import subject
 from benchmarks.swaps import swaps
+from benchmarks.threads import threads
 from benchmarks.tofu import tofu_command
 from benchmarks.twin import twin
 
@@ -32,6 +34,7 @@ def main() -> None:
     """Speed of the guarded server and engine, as ratios to bare vLLM in the same run; and of detection."""
 
 
+main.add_command(ahead)
 main.add_command(auto)
 main.add_command(classifiers)
 main.add_command(detection)
@@ -50,6 +53,7 @@ main.add_command(sites)
 main.add_command(slices)
 main.add_command(subject)
 main.add_command(swaps)
+main.add_command(threads)
 main.add_command(tofu_command)
 main.add_command(twin)
 

@@ -16,7 +16,7 @@ from guard.decide import decide
 from guard.detection.base import CompiledTarget
 from guard.detection.literals import Found, Hit
 from guard.detection.tools import Tool
-from guard.errors import GuardUnavailable, Reason
+from guard.errors import GuardUnavailable, LetheError, Reason
 from guard.interventions.guard_prompt import last_user_start
 from guard.meaning import Meaning
 from guard.snapshot import Gate, Snapshot
@@ -58,7 +58,8 @@ class Guard:
     it, and within `hold_s`: their text waits for its judgement anyway, and so does the model for whoever reads it.
     At most `limit` prompts are judged or wait at once; one more counts as failed detection. `refuse_unread` refuses
     prompts that hold what looks like code and could not be read, wherever a target is enforced. `extent` says how
-    much of an answer is judged by its meaning at once.
+    much of an answer is judged by its meaning at once. The engine may begin with prompts of up to `ahead_tokens` before
+    their verdict.
     `bypasses` counts requests let through because detection failed and every target allows that.
     """
 
@@ -71,6 +72,7 @@ class Guard:
     refuse_unread: bool = False
     extent: Extent = field(default_factory=Extent)
     answers: Executor | None = None
+    ahead_tokens: int = 0
     bypasses: int = 0
     clock: Callable[[], float] = time.time
     _judging: int = 0
@@ -119,6 +121,19 @@ class Guard:
         admission = self._plan(decision, prompt, _watches(snapshot, context))
         total = {**timings, "total": (time.perf_counter() - started) * 1000}
         return replace(admission, decision=replace(admission.decision, timings_ms=total))
+
+    def ahead(self, prompt: Prompt, context: RequestContext | None) -> bool:
+        """Whether the engine may begin with `prompt` before the verdict on it: not where that would cost whoever is
+        matched too much, where it says what is going to match, or where a gate has to observe the run."""
+        if len(prompt.token_ids) > self.ahead_tokens:
+            return False
+        try:
+            snapshot = self.snapshot()
+        except LetheError:  # which the verdict is going to say
+            return False
+        if not snapshot.armed or _watches(snapshot, context):
+            return False
+        return not any(snapshot.gate.literals.said_in(text) for text in (prompt.text, *prompt.asides))
 
     async def tools(self, tools: Sequence[Tool], context: RequestContext) -> list[tuple[Match, ...]]:
         """For each tool of a request the enforced targets of kind `tool` that it matches.

@@ -210,6 +210,7 @@ async def services_of(settings: Settings, *, number: int = 0) -> AsyncIterator[S
             refuse_unread=judging.unread == "refuse",
             extent=Extent(settings.output.window, settings.output.lookahead),
             answers=answers,
+            ahead_tokens=settings.engine.ahead_tokens,
         )
         jobs = Runner(
             store.jobs,

@@ -12,6 +12,7 @@ from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from guard.context import RequestContext
+from guard.engine import rewriting
 from guard.engine.answers import Disguise
 from guard.engine.rewriting import Salts
 from guard.types import Admission, AppliedEdit, Prompt
@@ -31,6 +32,13 @@ class Call:
     disguise: Disguise
     context: RequestContext | None
     beam: bool
+
+    @property
+    def can_begin(self) -> bool:
+        """Whether the run of this call may be begun and given up: a step of a beam search has its verdict, inputs
+        beside text are costly, and blocks that other engines wait for are handed over but once."""
+        transfers = rewriting.transfers(self.params)
+        return not self.beam and self.prompt.get("type") == "token" and not transfers
 
     @property
     def can_go_on(self) -> bool:

@@ -22,6 +22,7 @@ from vllm.v1.engine.async_llm import AsyncLLM
 from guard.context import RequestContext, current
 from guard.detection.literals import Hit
 from guard.engine import rewriting
+from guard.engine.ahead import Ahead
 from guard.engine.answers import Disguise, folded
 from guard.engine.calls import CUT, Call, Verdict, metered, note, note_usage, remember_beams, salted
 from guard.engine.edits import KEY, Order, fingerprint, to_wire
@@ -43,6 +44,10 @@ class Admitter(Protocol):
     """Whoever judges prompts."""
 
     async def admit(self, prompt: Prompt, context: RequestContext | None) -> Admission: ...
+
+    def ahead(self, prompt: Prompt, context: RequestContext | None) -> bool:
+        """Whether the engine may begin with the prompt as it came before the verdict on it."""
+        ...
 
     def sighted(self, prompt: Prompt, before: Admission, found: Sequence[Sighting]) -> Admission:
         """The verdict on a prompt that was let through `before`, now that gates have fired."""
@@ -99,12 +104,17 @@ class GuardedAsyncLLM(AsyncLLM):
         context = current()
         try:
             call = self._call(prompt, sampling_params, request_id, options, context)
-            verdict = await self._verdict(call)
-            async with aclosing(metered(call, self._deltas(call, verdict))) as deltas:
-                async for output in folded(deltas, sampling_params.output_kind):
-                    remember_beams(call, verdict, output)
-                    note_usage(call, output, sampling_params.output_kind)
-                    yield output
+            async with Ahead(partial(self._untouched, call)) as ahead:
+                if call.can_begin:
+                    ahead.begin(partial(self._guard().ahead, call.read, context))
+                verdict = await self._verdict(call)
+                if _changes(verdict.admission):
+                    await ahead.drop()
+                async with aclosing(metered(call, self._deltas(call, verdict, ahead))) as deltas:
+                    async for output in folded(deltas, sampling_params.output_kind):
+                        remember_beams(call, verdict, output)
+                        note_usage(call, output, sampling_params.output_kind)
+                        yield output
         except LetheError as error:
             raise _failed(error, context) from error
 
@@ -236,7 +246,9 @@ class GuardedAsyncLLM(AsyncLLM):
             context.admissions[prompt.token_ids] = admission
         return admission
 
-    async def _deltas(self, call: Call, verdict: Verdict) -> AsyncGenerator[RequestOutput, None]:
+    async def _deltas(
+        self, call: Call, verdict: Verdict, ahead: Ahead
+    ) -> AsyncGenerator[RequestOutput, None]:
         """The model's own answer, the edited model's, or a reply instead of it. Nothing forbidden is in it."""
         admission = verdict.admission
         if admission.matched and (reply := self._reply_to(call, admission)) is not None:
@@ -245,7 +257,7 @@ class GuardedAsyncLLM(AsyncLLM):
         guard = self._guard()
         listen = partial(guard.speech, call.read, call.context, admission)
         speaking = Speaking(call, listen, partial(self._act, call), guard.reply_after, self.get_tokenizer())
-        answer: AsyncGenerator[RequestOutput, None] | None = self._answered(call, admission)
+        answer: AsyncGenerator[RequestOutput, None] | None = self._answered(call, admission, ahead)
         try:
             while answer is not None:
                 async with aclosing(answer) as outputs:
@@ -269,7 +281,8 @@ class GuardedAsyncLLM(AsyncLLM):
                 note(call.context, fired.admission, ())
                 yield speaking.end()
             else:
-                async with aclosing(self._deltas(call, replace(verdict, admission=fired.admission))) as again:
+                resighted = replace(verdict, admission=fired.admission)
+                async with aclosing(self._deltas(call, resighted, ahead)) as again:
                     async for output in again:
                         yield output
         finally:
@@ -301,14 +314,19 @@ class GuardedAsyncLLM(AsyncLLM):
         speaking.resume(guard.speech(prompt, call.context, admission))
         return self._intervened(follow, admission), admission
 
-    def _answered(self, call: Call, admission: Admission) -> AsyncGenerator[RequestOutput, None]:
+    def _answered(
+        self, call: Call, admission: Admission, ahead: Ahead
+    ) -> AsyncGenerator[RequestOutput, None]:
         """What the model says, with the edits or gates that the admission asks for."""
         if admission.plan.watches:
             return self._observed(call, admission)
         if admission.matched:
             return self._intervened(call, admission)
+        return ahead.outputs()
+
+    def _untouched(self, call: Call) -> AsyncGenerator[RequestOutput, None]:
         prompt = salted(call.prompt, call.salt(self.salts))
-        return self._run(prompt, call.params, call.request_id, call.options)
+        return self._run(prompt, copy(call.params), call.request_id, call.options)
 
     def _guard(self) -> Admitter:
         if self.guard is None:
@@ -383,8 +401,10 @@ class GuardedAsyncLLM(AsyncLLM):
         applied: list[AppliedEdit] = []
         tells = admission.plan.likelihoods
         params = rewriting.withholding(call.params, likelihoods=tells)
+        # the engine may still be forgetting an untouched run of the same call
+        request_id = f"{call.request_id}-edited"
         async with aclosing(
-            self._edited(prompt, params, call.request_id, call.options, edits, applied)
+            self._edited(prompt, params, request_id, call.options, edits, applied)
         ) as outputs:
             first = True
             async for output in outputs:
@@ -453,11 +473,25 @@ class GuardedAsyncLLM(AsyncLLM):
             self.salts.renew()
             raise
 
+    async def _add_request(self, request: Any, *rest: Any) -> None:
+        """As `AsyncLLM` does with requests of many samples: who leaves while a request is handed over leaves nothing
+        behind."""
+        try:
+            await super()._add_request(request, *rest)
+        except BaseException:
+            await self.abort(request.request_id, internal=True)
+            raise
+
     def _run(
         self, prompt: dict[str, Any], params: SamplingParams, request_id: str, options: dict[str, Any]
     ) -> AsyncGenerator[RequestOutput, None]:
         """The engine itself. The only way to it."""
         return super().generate(prompt, params, request_id, **options)
+
+
+def _changes(admission: Admission) -> bool:
+    """Whether a request admitted so runs otherwise than it came, or not at all."""
+    return admission.matched or bool(admission.plan.watches)
 
 
 def _failed(error: LetheError, context: RequestContext | None) -> LetheError:

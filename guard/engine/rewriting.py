@@ -91,6 +91,11 @@ def dictated(params: SamplingParams) -> bool:
     return params.structured_outputs is not None
 
 
+def transfers(params: SamplingParams) -> bool:
+    """Whether blocks of this request go to other engines, or come from them."""
+    return any((params.extra_args or {}).get(key) for key in _TRANSFER)
+
+
 def beam_step(params: SamplingParams) -> bool:
     """Whether this is a step of vLLM's beam search, which calls the engine for every token of every beam."""
     return (

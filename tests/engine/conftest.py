@@ -94,7 +94,8 @@ def model_dir(tokenizer_dir: Path) -> Path:
 
 @dataclass
 class Script:
-    """A guard that says what the test tells it to; keeps what it was asked."""
+    """A guard that says what the test tells it to, `late` seconds after it was asked; keeps what it was asked. With
+    `early` the engine may begin before."""
 
     verdict: Callable[[Prompt], Admission] = lambda prompt: allowed()
     judged: list[Prompt] = field(default_factory=list)
@@ -103,10 +104,17 @@ class Script:
     judge: Judge | None = None
     policy: tuple[str, int] = ("cut", 0)
     follow: Callable[[Prompt, Hit], Admission | None] = lambda prompt, hit: None
+    late: float = 0.0
+    early: bool = False
 
     async def admit(self, prompt: Prompt, context: RequestContext | None) -> Admission:
         self.judged.append(prompt)
+        if self.late:
+            await asyncio.sleep(self.late)
         return self.verdict(prompt)
+
+    def ahead(self, prompt: Prompt, context: RequestContext | None) -> bool:
+        return self.early
 
     def speech(self, prompt: Prompt, context: RequestContext | None, admission: Admission) -> Speech:
         return Speech(self.look, self.judge)
@@ -252,6 +260,7 @@ def served(_served: Harness) -> Iterator[Harness]:
     _served.guard.reply = Reply()
     _served.guard.judge = None
     _served.guard.policy = ("cut", 0)
+    _served.guard.late, _served.guard.early = 0.0, False
     _served.guard.judged.clear()
     _served.engine.guard = _served.guard
     _served.run(_served.engine.reset_prefix_cache())

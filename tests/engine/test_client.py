@@ -73,6 +73,102 @@ def test_allowed_requests_get_what_vllm_gives(served, shape, kind):
         assert [c.index for c in guarded[0].outputs] == list(range(shape.get("n", 1)))
 
 
+EARLY = {
+    **SHAPES,
+    "stop": {"stop": ["a", "e"], "max_tokens": 30, "ignore_eos": True},
+    "stop kept": {"stop": ["a", "e"], "include_stop_str_in_output": True, "max_tokens": 30},
+    "stop ids": {"stop_token_ids": [9, 10, 11], "min_tokens": 3, "max_tokens": 30},
+    "chosen": {"structured": {"choice": ["small birds", "old trees"]}, "max_tokens": 30},
+    "json": {"structured": {"json": {"type": "object", "properties": {"a": {"type": "integer"}}}}},
+    "bad words": {"bad_words": ["fox"], "max_tokens": 20},
+    "long": {"max_tokens": 60, "ignore_eos": True, "logprobs": 1},
+}
+
+
+@pytest.mark.parametrize("verdict", ["allow", "edit"])
+@pytest.mark.parametrize("kind", ["FINAL_ONLY", "DELTA"])
+@pytest.mark.parametrize("shape", EARLY.values(), ids=EARLY.keys())
+def test_what_is_begun_before_its_verdict_is_answered_as_what_waits_for_it(
+    served, monkeypatch, shape, kind, verdict
+):
+    from vllm.sampling_params import RequestOutputKind, StructuredOutputsParams
+
+    served.guard.verdict = edited() if verdict == "edit" else lambda prompt: allowed()
+    asked = []
+    run = type(served.engine)._run
+
+    def noted(self, prompt, params, request_id, options):
+        asked.append((request_id, len(served.guard.judged)))
+        return run(self, prompt, params, request_id, options)
+
+    monkeypatch.setattr(type(served.engine), "_run", noted)
+
+    def ask():
+        wanted = {**shape, "output_kind": RequestOutputKind[kind]}
+        if structured := wanted.pop("structured", None):
+            wanted["structured_outputs"] = StructuredOutputsParams(**structured)
+        told = context()
+        outputs = served.run(served.stream(served.prompt(SHORT), served.params(**wanted), told))
+        cached = {(o.request_id == f"test-{served.made}", o.num_cached_tokens) for o in outputs}
+        return flat(outputs, add=kind == "DELTA"), cached, told.usage, told.edits, told.applied
+
+    waited = ask()
+    asked.clear()
+    served.guard.early, served.guard.late = True, 0.05
+    assert ask() == waited
+    first, *rest = (request_id for request_id, _ in asked)
+    assert rest == ([f"{first}-edited"] if verdict == "edit" else [])
+    assert served.engine.get_num_unfinished_requests() == 0
+
+
+@pytest.mark.parametrize("verdict", ["allow", "edit", "fails"])
+@pytest.mark.parametrize("n", [1, 3])
+def test_who_leaves_while_a_begun_prompt_is_judged_leaves_nothing_behind(served, verdict, n):
+    def fails(prompt):
+        raise RuntimeError("detector")
+
+    told = {"allow": lambda prompt: allowed(), "edit": edited(), "fails": fails}
+    served.guard.verdict, served.guard.early, served.guard.late = told[verdict], True, 0.06
+    params = served.params(max_tokens=400, ignore_eos=True, n=n, temperature=1.0, seed=3)
+
+    async def leave(after: float) -> int:
+        task = asyncio.create_task(served.stream(served.prompt(SHORT), params))
+        await asyncio.sleep(after)
+        running = served.engine.get_num_unfinished_requests()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert served.engine.get_num_unfinished_requests() == 0
+        return running
+
+    assert served.run(leave(0.04)) == n  # while it is judged
+    for after in (0.0, 0.002, 0.003, 0.06, 0.065, 0.08):
+        served.run(leave(after))
+    served.guard.verdict, served.guard.early = told["allow"], False
+    served.ask(SHORT)  # one more step tells the worker
+    (status,) = served.run(served.engine.collective_rpc("lethe_status"))
+    assert status["held"] == 0
+
+
+def test_who_leaves_while_the_engine_is_told_leaves_nothing_behind(served, monkeypatch):
+    hand_over = served.engine.engine_core.add_request_async
+
+    async def slow(request):
+        await hand_over(request)
+        await asyncio.sleep(10)
+
+    async def leave():
+        monkeypatch.setattr(served.engine.engine_core, "add_request_async", slow)
+        params = served.params(max_tokens=400, ignore_eos=True)
+        task = asyncio.create_task(served.stream(served.prompt(SHORT), params))
+        await asyncio.sleep(0.05)
+        assert served.engine.get_num_unfinished_requests() == 1
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    served.run(leave())
+    assert served.engine.get_num_unfinished_requests() == 0
+
+
 def test_stop_strings_end_where_vllm_ends_them(served):
     whole = served.ask(SHORT, max_tokens=20, ignore_eos=True).outputs[0].text
     stop = whole[len(whole) // 2 :][:3]

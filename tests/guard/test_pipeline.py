@@ -297,6 +297,40 @@ async def test_gates_watch_what_nothing_matched_and_only_whom_their_target_binds
     assert (await matched.admit(PROMPT, RequestContext("d", "/", 0.0, tenant="acme"))).plan.watches == ()
 
 
+def may_begin(made, text="Who wrote that?", tokens=4, asides=(), **context):
+    """Whether the engine may begin with a prompt before its verdict."""
+    made.snapshot().gate.literals = Literals(
+        [Compiled("jane", made.snapshot().targets["jane"].spec, Scope(), (Form("jane doe", 1.0),))]
+    )
+    prompt = Prompt(text, tuple(range(tokens)), asides=asides)
+    return made.ahead(prompt, RequestContext("d", "/", 0.0, **context))
+
+
+def test_the_engine_may_begin_with_prompts_up_to_a_length(guard):
+    made = replace(guard(Gate()), ahead_tokens=8)
+    assert may_begin(made, tokens=8) and not may_begin(made, tokens=9)
+    assert not may_begin(guard(Gate()), tokens=1)
+
+
+def test_what_says_a_name_is_not_begun(guard):
+    made = replace(guard(Gate()), ahead_tokens=8)
+    assert not may_begin(made, "Who is JANE  Doe?") and not may_begin(made, asides=("jane doe",))
+
+
+def test_nothing_is_begun_that_a_gate_observes_or_that_nothing_judges(guard):
+    made = replace(watching(guard, scope={"tenants": ["acme"]}), ahead_tokens=8)
+    assert may_begin(made, tenant="other") and not may_begin(made, tenant="acme")
+    unarmed = replace(made.snapshot(), targets={})
+    assert not replace(made, snapshot=lambda: unarmed).ahead(PROMPT, None)
+
+
+def test_without_a_snapshot_nothing_is_begun(guard):
+    def stale():
+        raise GuardUnavailable("The store is away.", reason="store")
+
+    assert not replace(guard(Gate()), snapshot=stale, ahead_tokens=8).ahead(PROMPT, None)
+
+
 async def test_a_gate_that_fires_matches_its_target_at_the_tokens_that_showed_it(guard):
     made = watching(guard, "embedding_corruption")
     before = await made.admit(PROMPT, None)
