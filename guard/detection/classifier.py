@@ -86,6 +86,7 @@ class Classifier:
         self._column = {target.target_id: i for i, target in enumerate(self._targets)}
         least = [target.evidence_threshold for target in self._targets]
         self._thresholds = np.array([np.inf if t is None else t for t in least], np.float64)
+        self._scope: tuple[frozenset[str], np.ndarray] = frozenset(), np.zeros(len(self._targets), bool)
         self._few = len(self._targets) <= _PREPARED
         self._terms: Layers[_Finder] = (before._terms if before else Layers(_finder)).renewed(self._targets)
 
@@ -112,7 +113,7 @@ class Classifier:
 
     def _asked(self, reading: Reading, found: _Found) -> list[int]:
         """The windows in which some target's evidence could reach its threshold."""
-        active = np.array([target.target_id in reading.active for target in self._targets])
+        active = self._active(reading)
         anyone = float(self._thresholds[active].min()) - _NEAREST
         if anyone <= 0:
             return list(range(len(reading.windows)))
@@ -126,6 +127,15 @@ class Classifier:
                 for window, held in found.of(column, terms).items():
                     asked[window] |= terms.nats(held, found.at_most) + shared[window] >= missing
         return np.flatnonzero(asked).tolist()
+
+    def _active(self, reading: Reading) -> np.ndarray:
+        """Which targets are in scope. Prompts of one scope mostly follow each other, and to look up a million ids takes
+        longer than to judge one; kept as one tuple, for prompts are judged by several threads."""
+        ids, mask = self._scope
+        if ids is not reading.active:
+            mask = np.array([target.target_id in reading.active for target in self._targets])
+            self._scope = reading.active, mask
+        return mask
 
     def _for(self, near: Near, found: _Found, asked: Sequence[int]) -> np.ndarray:
         """[asked, near.columns] nats for the target, with what speaks against it left out."""

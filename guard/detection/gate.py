@@ -75,7 +75,7 @@ class Gate:
         started = time.perf_counter()
         bound = [i for i, scope in self._scopes if scope.covers(tenant, model)]
         scopes = frozenset(bound)
-        active = self._everywhere | scopes
+        active = self._everywhere | scopes if scopes else self._everywhere
         if not active:
             return (), {"total": (time.perf_counter() - started) * 1000}, ()
         heard = self._heard.read(prompt, scopes)

@@ -193,6 +193,28 @@ def test_what_one_tenant_was_judged_by_does_not_judge_another(compile_: Callable
         assert gate.detect(asked, tenant="other")[0] == ()
 
 
+def test_prompts_of_several_scopes_in_turn_are_weighed_for_the_targets_of_each(
+    compile_: Callable, hashing: Encoder
+) -> None:
+    everywhere = compile_("author", **AUTHOR)
+    gate = Gate(hashing, [everywhere, compile_("subject", **CHEMISTRY, scope={"tenants": ["acme"]})])
+
+    def found(text: str, tenant: str | None = None) -> set[str]:
+        detections, *_ = gate.detect(Prompt(text), tenant=tenant)
+        return {d.target_id for d in detections if d.detector == "classifier"}
+
+    about, known = CHEMISTRY["examples"][0], AUTHOR["examples"][0]
+    for tenant, own in (
+        (None, set()),
+        ("acme", {"subject"}),
+        ("other", set()),
+        ("acme", {"subject"}),
+        (None, set()),
+    ):
+        assert found(about, tenant) == own
+        assert found(known, tenant) == {"author"}
+
+
 def test_the_oldest_judgements_are_forgotten(
     compile_: Callable, hashing: Encoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
