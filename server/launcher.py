@@ -1,12 +1,13 @@
 """`lethe serve`: from options to a server whose guard is proven live, or one sentence that says why not.
 
-The order is the guarantee. State is opened and every target compiled before the engine starts; the guard is
-attached before the application exists; the application is served only after the proof.
+The order is the guarantee. State is opened and every target compiled while the engine's processes start; the guard
+is attached before the application exists; the application is served only after the proof.
 """
 
 from __future__ import annotations
 
 import asyncio
+import gc
 import ipaddress
 import logging
 import os
@@ -15,7 +16,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,7 +76,8 @@ def serve(options: ServeOptions) -> None:
     with logs.held():
         settings = settings_of(options)
         logged = logs.configure(settings.logging.format, settings.logging.level, settings.data_dir)
-    from guard.engine import launch, serving  # vLLM takes seconds to import; bad settings are told before
+    with _uncollected():  # vLLM takes seconds to import; bad settings are told before
+        from guard.engine import launch, serving
 
     launch.pin_environment(logging=logged)
     argv = launch.guarded_args(
@@ -93,6 +95,17 @@ def serve(options: ServeOptions) -> None:
     import uvloop
 
     uvloop.run(_serve(settings, args, serving.bind(args), seed_demo=options.demo))
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """No garbage is looked for in the block. What is imported stays; looking through it again and again takes a
+    quarter of the time."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def settings_of(options: ServeOptions) -> Settings:
@@ -304,35 +317,36 @@ async def _serve(
     place, number = settings.server, client["client_index"] if client else 0
     admin_port = place.admin_port if number == 0 else None
     admin_sock = listener.bind(place.admin_host, admin_port) if admin_port else None
-    async with services_of(settings, number=number) as services:
+    async with (
+        serving.starting_engine(args, client) as started,
+        services_of(settings, number=number) as services,
+    ):
         if seed_demo:
             await seed(services)
-        async with serving.running_engine(args, client) as engine:
-            proof = await launch.prove(engine)
-            engine.guard = services.guard
-            workers = await loading.EngineWorkers.of(engine)
-            await services.register.attach(workers)
-            await asyncio.to_thread(services.replica.start)
-            services.jobs.start(Model(weights_folder(engine.model_config.model), workers.base_model))
-            try:
-                app = await serving.application(engine, args)
-                async with traces(settings, lambda model: serving.serves(app, model)) as tracing:
-                    drift = attach(app, services, engine, proof, tracing)
-                    async with AsyncExitStack() as stack:
-                        if drift is not None:
-                            stack.callback(asyncio.create_task(drift.run()).cancel)
-                        if admin_sock is not None:
-                            await stack.enter_async_context(listener.listening(app, admin_sock, args))
-                            address = f"http://{place.admin_host}:{place.admin_port}"
-                            log.info("admin API, console and metrics are on %s", address)
-                        print(
-                            f"Lethe is ready on http://{args.host}:{args.port}", file=sys.stderr, flush=True
-                        )
-                        door = app.state.lethe.door
-                        await serving.serve_until_stopped(app, args, sock, engine, door.close, client)
-            finally:
-                await services.jobs.close()
-                await services.register.detach()
+        engine = await started()
+        proof = await launch.prove(engine)
+        engine.guard = services.guard
+        workers = await loading.EngineWorkers.of(engine)
+        await services.register.attach(workers)
+        await asyncio.to_thread(services.replica.start)
+        services.jobs.start(Model(weights_folder(engine.model_config.model), workers.base_model))
+        try:
+            app = await serving.application(engine, args)
+            async with traces(settings, lambda model: serving.serves(app, model)) as tracing:
+                drift = attach(app, services, engine, proof, tracing)
+                async with AsyncExitStack() as stack:
+                    if drift is not None:
+                        stack.callback(asyncio.create_task(drift.run()).cancel)
+                    if admin_sock is not None:
+                        await stack.enter_async_context(listener.listening(app, admin_sock, args))
+                        address = f"http://{place.admin_host}:{place.admin_port}"
+                        log.info("admin API, console and metrics are on %s", address)
+                    print(f"Lethe is ready on http://{args.host}:{args.port}", file=sys.stderr, flush=True)
+                    door = app.state.lethe.door
+                    await serving.serve_until_stopped(app, args, sock, engine, door.close, client)
+        finally:
+            await services.jobs.close()
+            await services.register.detach()
 
 
 @asynccontextmanager

@@ -1,5 +1,4 @@
-"""What the launcher needs before and after vLLM's server is built: environment, arguments, installation,
-proof.
+"""What the launcher needs before and after vLLM's server is built: environment, arguments, proof.
 
 A plugin or class that fails to load is at most logged by vLLM, and the server then runs without it. So
 nothing is believed here: the engine is asked who it is, and a canary request must show that an edit is
@@ -105,6 +104,9 @@ def pin_environment(environ: MutableMapping[str, str] = os.environ, *, logging: 
             )
         environ["VLLM_CONFIGURE_LOGGING"], environ["VLLM_LOGGING_CONFIG_PATH"] = "1", str(logging)
     environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    environ["VLLM_WORKER_MULTIPROC_METHOD"] = (
+        "spawn"  # the guard's threads run beside, and a fork would copy their locks
+    )
     if not _has_compiler(environ):
         # vLLM compiles some small functions of its sampler also where the model runs eagerly, and dies of a missing
         # compiler at the first request with likelihoods.
@@ -169,15 +171,6 @@ def guarded_args(
 def _has_compiler(environ: MutableMapping[str, str]) -> bool:
     """Whether there is the C++ compiler that torch would call."""
     return shutil.which(environ.get("CXX") or "g++") is not None
-
-
-def install() -> None:
-    """Make vLLM build our client wherever it builds one; to be called before its server is."""
-    from vllm.v1.engine import async_llm
-
-    from guard.engine.client import GuardedAsyncLLM
-
-    async_llm.AsyncLLM = GuardedAsyncLLM
 
 
 async def prove(engine: Any, *, timeout_s: float = 300.0) -> Proof:

@@ -7,10 +7,12 @@ be attached and proven live before the first request, and our middleware must be
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import signal
 import socket
 from argparse import Namespace
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Any
@@ -18,11 +20,11 @@ from typing import Any
 from fastapi import FastAPI
 
 from guard.engine.client import GuardedAsyncLLM
-from guard.engine.launch import install
 from guard.engine.reading import read
 from guard.errors import BadRequest, ConfigError, StartupError
 from guard.types import Message, Prompt
 
+_POLL_S = 0.1
 Client = dict[str, Any]
 """What vLLM tells one of several API servers of the engine's addresses, its own number (`client_index`) and how many
 connections each has."""
@@ -78,28 +80,70 @@ def serve_by_several(args: Namespace, serve: Callable[[Any, socket.socket, Names
 
 
 @asynccontextmanager
-async def running_engine(args: Namespace, client: Client | None = None) -> AsyncIterator[GuardedAsyncLLM]:
-    """The engine behind a guarded client; shut down at the end. With `client`, an engine that is there already, which
-    stays when this client leaves.
+async def starting_engine(
+    args: Namespace, client: Client | None = None
+) -> AsyncIterator[Callable[[], Awaitable[GuardedAsyncLLM]]]:
+    """The engine behind a guarded client. Its processes start beside whatever the block does; what it is given waits
+    for them. Shut down at the end, also where nobody waited. With `client`, an engine that is there already: it stays
+    when this client leaves.
 
     Raises:
-        StartupError: vLLM did not start, or gave a client that is not ours.
+        StartupError: vLLM did not start; from what the block is given, too.
     """
-    install()
-    from vllm.entrypoints.launchers.api_server.entry import build_async_engine_client
+    config, connect = _configured(args, client or {})
+    with ThreadPoolExecutor(1, thread_name_prefix="engine") as executor:
+        starting = executor.submit(connect)
+        try:
+            yield partial(_started, starting)
+        finally:
+            while not starting.done():  # it waits for processes, which are not needed any more
+                for process in multiprocessing.active_children():
+                    process.terminate()
+                await asyncio.sleep(_POLL_S)
+            if starting.exception() is None:
+                starting.result().shutdown(timeout=config.shutdown_timeout)
 
-    known = {name: value for name, value in client.items() if name != "api_server_loads"} if client else None
-    manager = build_async_engine_client(args, client_config=known)
+
+def _configured(args: Namespace, client: Client) -> tuple[Any, Callable[[], GuardedAsyncLLM]]:
+    """vLLM's configuration, and what starts the engine or joins it, which blocks.
+
+    Raises:
+        StartupError: vLLM cannot run the model so.
+    """
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.entrypoints.launchers.cli_args import propagate_flash_late_interaction
+    from vllm.usage.usage_lib import UsageContext
+
+    known = {name: value for name, value in client.items() if name != "api_server_loads"}
+    wanted = AsyncEngineArgs.from_cli_args(args)
+    propagate_flash_late_interaction(args, wanted)
+    count, index = known.pop("client_count", 1), known.pop("client_index", 0)
+    if client:
+        wanted._api_process_count, wanted._api_process_rank = count, index
     try:
-        engine = await manager.__aenter__()
+        config = wanted.create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)
     except Exception as error:
         raise StartupError(f"The engine did not start: {_first_line(error)}") from error
+    return config, partial(
+        GuardedAsyncLLM.from_vllm_config,
+        vllm_config=config,
+        usage_context=UsageContext.OPENAI_API_SERVER,
+        enable_log_requests=wanted.enable_log_requests,
+        aggregate_engine_logging=wanted.aggregate_engine_logging,
+        disable_log_stats=wanted.disable_log_stats,
+        client_addresses=known,
+        client_count=count,
+        client_index=index,
+    )
+
+
+async def _started(starting: Future[GuardedAsyncLLM]) -> GuardedAsyncLLM:
     try:
-        if not isinstance(engine, GuardedAsyncLLM):
-            raise StartupError(f"The engine client is {type(engine).__name__}, not the guarded one.")
-        yield engine
-    finally:
-        await manager.__aexit__(None, None, None)
+        engine = await asyncio.wrap_future(starting)
+        await engine.reset_mm_cache()  # what vLLM warmed it with
+    except Exception as error:
+        raise StartupError(f"The engine did not start: {_first_line(error)}") from error
+    return engine
 
 
 async def application(engine: GuardedAsyncLLM, args: Namespace) -> FastAPI:

@@ -255,18 +255,19 @@ class EditBook:
                 continue
             first, last = int(query_starts[index]), int(query_starts[index + 1])
             self._plan(step, request_id, held, start, first, last, index)
+        self._step = step
         for (site, layer, *_), work in step.work.items():
             share = work.finish()
             if site == "adapter" and self.adapters is not None:
                 self.adapters.apply(share)
             elif site != "logits":
                 self._site(site, layer).shares.append(share)
-        self._step = step
 
     def end(self) -> None:
         """The forward pass is over: what else runs the model is not a step."""
-        for site in self.sites:
-            site.shares = []
+        if self._step is not None:
+            for site in self.sites:
+                site.shares.clear()
 
     def rescore(self, logits: torch.Tensor, requests: Mapping[str, Any]) -> None:
         """Change the rows of `logits` [requests in batch order, vocab] that edits decide, in place.

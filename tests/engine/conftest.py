@@ -208,10 +208,6 @@ def serving(model_dir: Path, adapters: AdapterSettings = AdapterSettings()) -> I
         from guard.engine import launch
 
         launch.pin_environment()
-        from vllm.v1.engine import async_llm
-
-        patch.setattr(async_llm, "AsyncLLM", async_llm.AsyncLLM)  # put back what install() changes
-        launch.install()
         engine = runner.run(_start(model_dir, adapters))
         guard = Script()
         sockets = engine.engine_core.resources.ctx
@@ -232,8 +228,8 @@ def _served(model_dir: Path) -> Iterator[Harness]:
 async def _start(model_dir: Path, adapters: AdapterSettings) -> Any:
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.utils.argparse_utils import FlexibleArgumentParser
-    from vllm.v1.engine import async_llm
 
+    from guard.engine.client import GuardedAsyncLLM
     from guard.engine.launch import guarded_args
 
     options = [
@@ -249,7 +245,7 @@ async def _start(model_dir: Path, adapters: AdapterSettings) -> Any:
     size = ["--kv-cache-memory-bytes", str(64 << 20)]
     parser = AsyncEngineArgs.add_cli_args(FlexibleArgumentParser())
     args = parser.parse_args(guarded_args(["--model", str(model_dir), *options, *size], adapters=adapters))
-    return async_llm.AsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args))
+    return GuardedAsyncLLM.from_engine_args(AsyncEngineArgs.from_cli_args(args))
 
 
 @pytest.fixture
