@@ -15,6 +15,7 @@ from benchmarks.growth import growth
 from benchmarks.jobs import jobs
 from benchmarks.kinds import kinds
 from benchmarks.losses import losses
+from benchmarks.plan import plan
 from benchmarks.pooling import pooling
 from benchmarks.relearning import relearning
 from benchmarks.scale import scale
@@ -22,6 +23,7 @@ from benchmarks.sequence import sequence
 from benchmarks.serving import serving
 from benchmarks.sites import sites
 from benchmarks.slices import slices
+from benchmarks.startup import startup
 from benchmarks.subject import subject
 from benchmarks.swaps import swaps
 from benchmarks.threads import threads
@@ -44,6 +46,7 @@ main.add_command(growth)
 main.add_command(jobs)
 main.add_command(kinds)
 main.add_command(losses)
+main.add_command(plan)
 main.add_command(pooling)
 main.add_command(relearning)
 main.add_command(scale)
@@ -51,6 +54,7 @@ main.add_command(sequence)
 main.add_command(serving)
 main.add_command(sites)
 main.add_command(slices)
+main.add_command(startup)
 main.add_command(subject)
 main.add_command(swaps)
 main.add_command(threads)
