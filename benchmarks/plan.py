@@ -18,7 +18,8 @@ from typing import Any
 import click
 import numpy as np
 
-from benchmarks.serving import DEMO, ROOT, machine
+from benchmarks.driving import DEMO, ROOT
+from benchmarks.reporting import machine
 from guard.metrics.bootstrap import Interval, mean_interval
 
 SIZES = ((1, 0), (64, 0), (256, 0), (1, 1), (64, 1), (256, 1), (64, 8), (256, 8))

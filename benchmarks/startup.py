@@ -20,7 +20,8 @@ from threading import Thread
 
 import click
 
-from benchmarks.serving import ROOT, machine
+from benchmarks.driving import ROOT
+from benchmarks.reporting import machine
 from evals import serve
 from guard.metrics.bootstrap import mean_interval
 

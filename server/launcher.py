@@ -311,8 +311,13 @@ async def _serve(
     seed_demo: bool,
     client: dict[str, Any] | None = None,
 ) -> None:
-    from guard.engine import launch, loading, serving
-    from server.app import attach
+    with (
+        _uncollected()
+    ):  # and all before threads run, of which two that import one package may get half of it
+        import sentence_transformers  # noqa: F401
+
+        from guard.engine import launch, loading, serving
+        from server.app import attach
 
     place, number = settings.server, client["client_index"] if client else 0
     admin_port = place.admin_port if number == 0 else None
