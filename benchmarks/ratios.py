@@ -14,7 +14,7 @@ SAMPLES = 2_000
 SHARES = (0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
 
 
-def interval(value: float, drawn: Sequence[float], n: int) -> Interval:
+def interval(value: float, drawn: Sequence[float] | np.ndarray, n: int) -> Interval:
     """Around a figure of n measurements, from what resamples of them gave."""
     low, high, upper = (float(x) for x in np.quantile(drawn, [0.025, 0.975, 0.95]))
     return Interval(n, value, low, high, upper)
@@ -57,17 +57,14 @@ def growth(
     """By what share of its mean resident memory grows in so many requests: a straight line through the measurements.
     Its residuals are resampled in runs, because what a process holds it mostly still holds a moment later."""
     x, y = np.asarray(requests, dtype=float), np.asarray(resident, dtype=float)
-    slope, start = np.polyfit(x, y, 1)
-    line = slope * x + start
-    residuals, rng = y - line, np.random.default_rng(seed)
+    weights = (x - x.mean()) / ((x - x.mean()) ** 2).sum()
+    slope = weights @ y
+    residuals, rng = y - y.mean() - slope * (x - x.mean()), np.random.default_rng(seed)
     run = max(1, round(len(x) ** 0.5))
-    count = -(-len(x) // run)
-    drawn = []
-    for _ in range(SAMPLES):
-        starts = rng.integers(0, len(x) - run + 1, count)
-        noise = np.concatenate([residuals[at : at + run] for at in starts])[: len(x)]
-        drawn.append(float(np.polyfit(x, line + noise, 1)[0]) * per / y.mean())
-    return interval(float(slope) * per / y.mean(), drawn, len(x))
+    starts = rng.integers(0, len(x) - run + 1, (SAMPLES, -(-len(x) // run), 1))
+    chosen = (starts + np.arange(run)).reshape(SAMPLES, -1)[:, : len(x)]
+    share = per / y.mean()
+    return interval(float(slope * share), (slope + residuals[chosen] @ weights) * share, len(x))
 
 
 def _by_round(of: Callable[[Block], float]) -> Callable[[Sequence[Pair]], Interval | None]:

@@ -36,20 +36,20 @@ def test_only_what_is_certainly_worse_is_told():
 
 def test_gaps_are_compared_at_their_quantile_over_windows():
     rng = np.random.default_rng(2)
-    quiet = [rng.exponential(10, 300) for _ in range(40)]
+    quiet = [rng.exponential(10, 100) for _ in range(40)]
     difference, ratio = gap_intervals(quiet, [window + 5 for window in quiet])
     assert difference.n == ratio.n == 40
     assert [difference.mean, difference.low, difference.high] == pytest.approx([5] * 3)
     assert ratio.mean == pytest.approx(1 + 5 / np.quantile(np.concatenate(quiet), 0.99))
-    same, _ = gap_intervals(quiet, [rng.exponential(10, 300) for _ in range(40)])
+    same, _ = gap_intervals(quiet, [rng.exponential(10, 100) for _ in range(40)])
     assert same.low < 0 < same.high
-    assert same.high - same.low < 30
+    assert same.high - same.low < 40
 
 
 def test_windows_are_drawn_whole():
     """One bad window of forty is left out of a third of the resamples, however many gaps it holds."""
-    quiet = [[10.0] * 1_000 for _ in range(40)]
-    busy = [*quiet[:-1], [100.0] * 1_000]
+    quiet = [[10.0] * 100 for _ in range(40)]
+    busy = [*quiet[:-1], [100.0] * 100]
     difference, _ = gap_intervals(quiet, busy)
     assert (difference.mean, difference.low, difference.high) == (90, 0, 90)
 
