@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ ALL = 1_000_000
 REPLY = 4  # tokens of an answer
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Case:
     """Prompts of about so many tokens, with one of `asked` in front of them if they are to match `target`."""
 
@@ -43,7 +43,7 @@ class Case:
     matched: bool
     tokens: int
     target: TargetSpec
-    asked: Sequence[str]
+    asked: tuple[str, ...]
 
     @property
     def name(self) -> str:
@@ -76,7 +76,7 @@ class Prompts:
 
 def cases(tokens: Sequence[int]) -> list[Case]:
     spec, asked = person(random.Random(0))
-    registers = {"names": (spec, asked), "meaning": (SUBJECT, SUBJECT.examples)}
+    registers = {"names": (spec, tuple(asked)), "meaning": (SUBJECT, SUBJECT.examples)}
     return [
         Case(name, matched, count, *of)
         for (name, of), matched, count in product(registers.items(), (False, True), tokens)
@@ -113,37 +113,30 @@ class Server:
         return first
 
 
-def measured(
-    servers: tuple[Server, Server], case: Case, prompts: Prompts, pairs: int
-) -> list[tuple[float, float]]:
-    """Seconds to the first token without and with beginning early; the first pair only warms both."""
-    found = []
-    for number in range(-1, pairs):
-        prompt = prompts.of(case)
-        order = (0, 1) if number % 2 else (1, 0)
-        taken = {i: servers[i].first_token(prompt) for i in order}
-        if number >= 0:
-            found.append((taken[0], taken[1]))
-    return found
-
-
 def measure(
     servers: tuple[Server, Server], chosen: Sequence[Case], prompts: Prompts, pairs: int
-) -> Iterator[tuple[Case, list[tuple[float, float]]]]:
-    """Of each case the seconds to the first token.
+) -> dict[Case, list[tuple[float, float]]]:
+    """Of each case the seconds to the first token without and with beginning early. Cases of one register take turns,
+    so that the machine's other work falls on all of them; the first round only warms both servers.
 
     Raises:
         ClickException: prompts of a case are not judged as they should be.
     """
-    registered: TargetSpec | None = None
-    for case in chosen:
-        if case.target is not registered:
-            for server in servers:
-                server.register(case.target)
-            registered = case.target
-        if servers[0].matches(prompts.of(case)) is not case.matched:
-            raise click.ClickException(f"Prompts of {case.name} are not judged as they should be.")
-        yield case, measured(servers, case, prompts, pairs)
+    found: dict[Case, list[tuple[float, float]]] = {}
+    for _, group in groupby(chosen, key=lambda case: case.register):
+        together = list(group)
+        for server in servers:
+            server.register(together[0].target)
+        for case in together:
+            if servers[0].matches(prompts.of(case)) is not case.matched:
+                raise click.ClickException(f"Prompts of {case.name} are not judged as they should be.")
+        for number, case in product(range(-1, pairs), together):
+            prompt = prompts.of(case)
+            order = (0, 1) if number % 2 else (1, 0)
+            taken = {i: servers[i].first_token(prompt) for i in order}
+            if number >= 0:
+                found.setdefault(case, []).append((taken[0], taken[1]))
+    return found
 
 
 def row(case: Case, seconds: Sequence[tuple[float, float]], about: Mapping[str, Any]) -> Row:
@@ -219,5 +212,5 @@ def ahead(
             path = make_model(ROOT / "benchmarks" / "shapes" / f"{model}.json", Path(folder))
             arguments = ["--chat-template", str(ROOT / "demo" / "chat_template.jinja")]
         with pair(path, arguments, most) as servers:
-            for case, seconds in measure(servers, chosen, Prompts(path), pairs):
+            for case, seconds in measure(servers, chosen, Prompts(path), pairs).items():
                 report.add(row(case, seconds, {"model": model, "ahead_tokens": most, "pairs": pairs}))

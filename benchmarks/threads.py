@@ -24,6 +24,7 @@ from benchmarks.register import SUBJECT, questions, register
 from guard.detection import Compiler, Gate, load_encoder
 
 TICK = 0.005
+PAUSE = 0.1  # of a client between two prompts
 PER_QUESTION = 13  # tokens, about
 
 
@@ -57,10 +58,19 @@ MIXES = (
 
 @dataclass
 class Seen:
-    """Seconds: by length of prompts how long each verdict took, and how late the loop was."""
+    """Seconds: by length of prompts how long each verdict took, how late the loop was, and of the processor."""
 
     verdicts: dict[int, list[float]] = field(default_factory=dict)
     late: list[float] = field(default_factory=list)
+    cpu: float = 0.0
+    wall: float = 0.0
+
+    def told(self) -> str:
+        lengths = "; ".join(
+            f"{tokens} tokens {told(taken)}" for tokens, taken in sorted(self.verdicts.items())
+        )
+        per_second = sum(map(len, self.verdicts.values())) / self.wall
+        return f"{lengths}; loop late {told(self.late)}; {per_second:.0f}/s, {self.cpu / self.wall:.2f} cores"
 
 
 async def crowd(gate: Gate, texts: Texts, mix: Mix, threads: int, seconds: float, seen: Seen) -> None:
@@ -73,6 +83,7 @@ async def crowd(gate: Gate, texts: Texts, mix: Mix, threads: int, seconds: float
             started = time.perf_counter()
             await loop.run_in_executor(pool, gate.detect, prompt)
             seen.verdicts.setdefault(tokens, []).append(time.perf_counter() - started)
+            await asyncio.sleep(PAUSE)
 
     async def tick() -> None:
         while time.monotonic() < until:
@@ -80,8 +91,11 @@ async def crowd(gate: Gate, texts: Texts, mix: Mix, threads: int, seconds: float
             await asyncio.sleep(TICK)
             seen.late.append(time.perf_counter() - started - TICK)
 
+    began, worked = time.perf_counter(), time.process_time()
     with ThreadPoolExecutor(threads) as pool:
         await asyncio.gather(tick(), *(client(tokens) for count, tokens in mix.clients for _ in range(count)))
+    seen.wall += time.perf_counter() - began
+    seen.cpu += time.process_time() - worked
 
 
 def told(values: Sequence[float]) -> str:
@@ -105,16 +119,11 @@ def threads(counts: tuple[int, ...], seconds: float, rounds: int, meaning: bool)
         if meaning:
             targets.append(compiler.compile("subject", 1, SUBJECT, targets, force=True))
     gate, texts = Gate(encoder, targets), Texts()
+    rng = random.Random(0)
     for mix in MIXES:
         seen = {count: Seen() for count in counts}
         for _ in range(rounds):
-            for count in random.Random(0).sample(counts, len(counts)):
+            for count in rng.sample(counts, len(counts)):
                 asyncio.run(crowd(gate, texts, mix, count, seconds, seen[count]))
         for count, found in seen.items():
-            per_second = sum(map(len, found.verdicts.values())) / (rounds * seconds)
-            lengths = "; ".join(
-                f"{tokens} tokens {told(taken)}" for tokens, taken in sorted(found.verdicts.items())
-            )
-            click.echo(
-                f"{mix.name:>10} {count:>3} threads: {lengths}; loop late {told(found.late)}; {per_second:.0f}/s"
-            )
+            click.echo(f"{mix.name:>10} {count:>3} threads: {found.told()}")

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 from guard.detection.batching import Batcher
 from guard.errors import StartupError
@@ -141,6 +142,8 @@ def load_encoder(
     Raises:
         StartupError: it is not installed, not found or cannot be loaded.
     """
+    # as many prompts as there are threads are compared beside each other; numpy would take all cores for each
+    threadpool_limits(1, user_api="blas")
     if name == HASHING:
         return hashing_encoder()
     import torch

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 from guard.detection import Encoder, load_encoder
 from guard.detection.encoder import HASHING, PACKAGED
@@ -20,6 +21,16 @@ def test_the_packaged_encoder_gives_unit_vectors_by_meaning(minilm: Encoder) -> 
     assert np.allclose(np.linalg.norm(rows, axis=1), 1.0, atol=1e-5)
     assert rows[0] @ rows[1] > rows[0] @ rows[2] + 0.2
     assert len(minilm.digest) == 64
+
+
+def test_a_thread_that_compares_vectors_takes_one_core() -> None:
+    def blas() -> set[int]:
+        return {found["num_threads"] for found in threadpool_info() if found["user_api"] == "blas"}
+
+    with threadpool_limits(2, user_api="blas"):
+        assert 2 in blas()
+        load_encoder(HASHING, threads=1)
+        assert blas() == {1}
 
 
 @pytest.mark.parametrize("name", ["{tmp}/nothing", "{tmp}"])
