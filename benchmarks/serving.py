@@ -103,7 +103,7 @@ class Subject:
 
 SUBJECTS = {
     "demo": Subject("", Load(64, 32, None, 128, 8), tuple(c.name for c in CONDITIONS)),
-    "half-billion": Subject("half_billion_", Load(24, 4, None, 8, 9), ("unmatched",)),
+    "half-billion": Subject("half_billion_", Load(24, 4, None, 16, 9), ("unmatched",)),
 }
 OF_THE_DEMO = ("sae_clamp", "lora_adapter")  # methods whose artifacts are made for one model
 
@@ -244,7 +244,7 @@ def chosen(model: str, wanted: Sequence[str]) -> list[tuple[int, Condition]]:
     help="Requests that come in a second under the conditions `open_*`; 0.6 of what bare vLLM takes at once where it "
     "is left out.",
 )
-@click.option("--tokens", type=click.IntRange(min=2), help="Tokens of an answer: 128; of half-billion 8.")
+@click.option("--tokens", type=click.IntRange(min=2), help="Tokens of an answer: 128; of half-billion 16.")
 @click.option(
     "--rounds",
     type=click.IntRange(min=1),
