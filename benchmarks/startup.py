@@ -78,7 +78,7 @@ def lethe(words: Sequence[str], server: str, *options: str) -> tuple[list[str], 
 
 def seconds(command: Sequence[str], environment: Mapping[str, str] = os.environ) -> float:
     started = time.perf_counter()
-    subprocess.run(command, env=environment, stdout=subprocess.DEVNULL, check=True, cwd=ROOT)
+    subprocess.run(command, env=environment, capture_output=True, check=True, cwd=ROOT)
     return time.perf_counter() - started
 
 
