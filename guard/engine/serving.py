@@ -112,8 +112,14 @@ def _configured(args: Namespace, client: Client) -> tuple[Any, Callable[[], Guar
     """
     from vllm.engine.arg_utils import AsyncEngineArgs
     from vllm.entrypoints.launchers.cli_args import propagate_flash_late_interaction
+    from vllm.model_executor.models import registry
+    from vllm.platforms import current_platform
     from vllm.usage.usage_lib import UsageContext
 
+    if current_platform.is_cpu():
+        # vLLM looks at a model's class in another process where it has not before, so that CUDA stays untouched in
+        # this one. On CPU that would only import everything once more.
+        registry._run_in_subprocess = lambda look: look()
     known = {name: value for name, value in client.items() if name != "api_server_loads"}
     wanted = AsyncEngineArgs.from_cli_args(args)
     propagate_flash_late_interaction(args, wanted)
