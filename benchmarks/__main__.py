@@ -23,6 +23,7 @@ from benchmarks.sequence import sequence
 from benchmarks.serving import serving
 from benchmarks.sites import sites
 from benchmarks.slices import slices
+from benchmarks.speech import speech
 from benchmarks.startup import startup
 from benchmarks.subject import subject
 from benchmarks.swaps import swaps
@@ -54,6 +55,7 @@ main.add_command(sequence)
 main.add_command(serving)
 main.add_command(sites)
 main.add_command(slices)
+main.add_command(speech)
 main.add_command(startup)
 main.add_command(subject)
 main.add_command(swaps)

@@ -18,7 +18,6 @@ from guard.detection.statements import without_pronouns
 from guard.snapshot import Gate, Snapshot
 from guard.types import Detection, Prompt, Span
 
-BY_MEANING = ("semantic", "classifier")
 _NAMES = 12  # of others, the last ones
 _CONTEXT = 2_000  # characters of the question that names are looked for in
 _MARGIN = 200  # characters in front of a window, so that a name which it cuts in two is still found
@@ -61,7 +60,7 @@ class Meaning:
     ) -> Hit | None:
         """The first of the targets found in a window that forbids it."""
         of_others: frozenset[str] | None = None
-        for target_id in dict.fromkeys(d.target_id for d in found if d.detector in BY_MEANING):
+        for target_id in dict.fromkeys(d.target_id for d in found):
             target = snapshot.targets.get(target_id)
             if target is None or target.spec.mode != "enforce":
                 continue
@@ -89,8 +88,7 @@ class Meaning:
             return frozenset()
         prompt = Prompt(f"{', '.join(dict.fromkeys(names[-_NAMES:]))}: {said}")
         (found,) = await self.detect(snapshot, gate, [prompt], self.context)
-        still = {d.target_id for d in found if d.detector in BY_MEANING}
-        return frozenset(snapshot.targets) - still
+        return frozenset(snapshot.targets) - {d.target_id for d in found}
 
 
 def _said(snapshot: Snapshot, text: str, window: Span) -> str:

@@ -21,7 +21,11 @@ DETECTORS = {
     "trained": "guard.detection.trained:Trained",
 }
 
+BY_MEANING = ("semantic", "classifier")
+"""Those that judge what answers say."""
+
 __all__ = [
+    "BY_MEANING",
     "DETECTORS",
     "CompiledTarget",
     "Compiler",

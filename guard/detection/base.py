@@ -67,6 +67,15 @@ class Exemption:
     floor: float
 
 
+@dataclass(frozen=True, eq=False)
+class Screen:
+    """Tells without the encoder which windows the texts of a target cannot be near enough to match: those whose gist
+    (guard.detection.gist) is less alike than `least` [rows] to that of the text, `gists` [rows, dim]."""
+
+    gists: np.ndarray
+    least: np.ndarray
+
+
 class Head(Protocol):
     """What was trained to find one target, for one encoder. Called from many threads. Where it does not tell the target
     from others by itself (`tells`), a window counts only if it names nobody whom the target's texts do not know."""
@@ -103,7 +112,7 @@ class CompiledTarget:
     near misses, and `plain` [rows] says which come from a text without name or fact to tell the target by.
     `evidence_threshold` is in nats, None where there is nothing to weigh. `spoken` is the target as answers are judged
     by it (guard.detection.statements), None where they are judged by its names and answers alone. `heads` were trained
-    to find it in prompts."""
+    to find it in prompts. `screen` tells which windows need not be embedded for it, None: each is."""
 
     target_id: str
     version: int
@@ -122,6 +131,7 @@ class CompiledTarget:
     calibration: Mapping[str, Any]
     spoken: CompiledTarget | None = None
     heads: tuple[Head, ...] = ()
+    screen: Screen | None = None
 
     def with_heads(self, heads: Sequence[Head]) -> CompiledTarget:
         """The same target, found by these heads too."""
@@ -205,6 +215,14 @@ class Reading:
         vectors = self._encoder.encode([self.windows[window][1].text for window in new], self._until)
         self._rows.update(zip(new, vectors, strict=True))
         return np.stack([self._rows[window] for window in windows]) if len(windows) else vectors
+
+    def alike(self, screen: Screen) -> np.ndarray:
+        """[windows, rows] how alike the gists of windows and of the screen are."""
+        assert self._encoder.gist is not None  # it made the screen
+        found: np.ndarray = (
+            self._encoder.gist.of([window.text for _, window in self.windows]) @ screen.gists.T
+        )
+        return found
 
     def hidden(self, windows: Sequence[int]) -> np.ndarray:
         """[len(windows), depth * dim] of the encoder's hidden states. Raises TimeoutError."""

@@ -25,8 +25,10 @@ from guard.detection.language import (
     NOISE,
     Characters,
     Stretch,
+    code_of,
     letters_cost,
     logs,
+    logs_of,
     mean_log,
     running,
     stretches,
@@ -41,6 +43,7 @@ _ALL_SHIFTS = 100_000  # characters; in longer texts only the readings that peop
 _APART = 10_000.0  # evidence that no prompt gathers: ends the running sum of the one before
 _KEY = 16  # characters; shorter ones are part numbers and abbreviations
 _FAR = 64  # words on either side of a stretch that may belong to it
+_AT_ONCE = 65_536  # characters that several readings together are tried on
 _UNSURE = 4  # signs of one word that are tried as either of two letters
 _LOWER, _UPPER = string.ascii_lowercase, string.ascii_uppercase
 _SIGNS = "0123456789@$!|+(\u20ac\u00a3\u00a5\u00a2\u00a7"
@@ -125,10 +128,7 @@ def ciphers(text: str) -> Iterator[Patch]:
         return
     found: list[tuple[float, Reading, int, int]] = []
     words = [match.span() for match in re.finditer(r"\S+", text)]
-    for reading, needed in zip(READINGS, least.evidence, strict=True):
-        if not (reading.common or len(text) <= _ALL_SHIFTS):
-            continue
-        read = reading.evidence(chars)
+    for reading, needed, read in _promising(chars, plain, least.evidence):
         evidence = read - plain
         for stretch in stretches(evidence, needed):
             place = slice(stretch.start, stretch.end)
@@ -140,6 +140,28 @@ def ciphers(text: str) -> Iterator[Patch]:
         if not any(taken[start:end]):
             taken[start:end] = b"\x01" * (end - start)
             yield reading.patch(text, start, end)
+
+
+def _promising(
+    chars: Characters, plain: np.ndarray, needed: np.ndarray
+) -> Iterator[tuple[Reading, float, np.ndarray]]:
+    """(reading, the evidence that it needs, log probabilities of what it reads) of readings that gather so much
+    somewhere in the text."""
+    tried = np.array([reading.common or len(plain) <= _ALL_SHIFTS for reading in READINGS])
+    codes = np.array([_codes_of(char) for char in chars.distinct], np.int32)
+    backwards = np.array([reading.backwards for reading in READINGS])
+    size = max(1, _AT_ONCE // max(len(plain), 1))
+    for group in np.split(at := np.flatnonzero(tried), range(size, len(at), size)):
+        read = logs_of(codes.T[group][:, chars.places], backwards[group])
+        highest = running(read - plain).max(axis=1, initial=0.0)
+        for one in np.flatnonzero(highest >= needed[group]):
+            yield READINGS[group[one]], float(needed[group[one]]), read[one]
+
+
+@lru_cache(maxsize=8192)
+def _codes_of(char: str) -> tuple[int, ...]:
+    """What each of the readings makes of a character."""
+    return tuple(code_of(char.translate(reading.mapping)) for reading in READINGS)
 
 
 def _whole_words(

@@ -75,10 +75,10 @@ class Classifier:
     """Fires where the evidence in a window reaches the target's calibrated threshold.
 
     First the words are weighed. A window with which no target could reach its threshold even if an example equalled it
-    is not compared with examples: of clean text that are nearly all. The evidence is then summed without what speaks
-    against the target (another name in the window), which can only lower it; that is looked up where the threshold
-    would be reached. Judged are all targets where the index compares with all of them; else those that are near a
-    window or share a rare term with it.
+    is not compared with examples: of clean text that are nearly all. What speaks against the target (another name in
+    the window) can only lower the evidence; that is looked up where the threshold would be reached without. Judged are
+    all targets where the index compares with all of them; else those that are near a window or share a rare term with
+    it.
     """
 
     def __init__(self, compiled: Sequence[CompiledTarget], before: Classifier | None = None) -> None:
@@ -125,7 +125,10 @@ class Classifier:
             if active[column]:
                 terms, missing = self._targets[column].terms, self._thresholds[column] - _NEAREST
                 for window, held in found.of(column, terms).items():
-                    asked[window] |= terms.nats(held, found.at_most) + shared[window] >= missing
+                    told = terms.nats(held, found.at_most) + shared[window]
+                    if told >= missing and not asked[window]:
+                        names = named(reading.windows[window][1].text)
+                        asked[window] = told + against(unknown(terms, names)) >= missing
         return np.flatnonzero(asked).tolist()
 
     def _active(self, reading: Reading) -> np.ndarray:

@@ -196,13 +196,14 @@ class Talk:
         other._known = dict(self._known)
         return other
 
-    def hear(self, story: Story) -> Iterator[Joined]:
-        """The texts that the turns make which were not heard yet, each with those before it."""
+    def hear(self, story: Story, *, names: bool = True) -> Iterator[Joined]:
+        """The texts that the turns make which were not heard yet, each with those before it; where no `names` are
+        looked for, only those that mean something."""
         count, others = len(story.turns), set(story.others)
         lately = set(story.others[-TURNS:])
         for i in range(self._heard, count):
             turn, near = story.turns[i], (i in lately, i >= count - TURNS)
-            units = tuple(_units(story.text, turn)) if any(near) else ()
+            units = tuple(_units(story.text, turn)) if names and any(near) else ()
             threads = [names for names, wanted in zip(self._names, near, strict=True) if wanted]
             chains = dict.fromkeys(chain for names in threads for chain in names.add(units))
             yield from (Joined(chain, "name") for chain in chains)
@@ -404,8 +405,8 @@ def _definitions(text: str, span: Span) -> Iterator[tuple[str, Words]]:
     match = _defining(sentence)
     if match is None:
         return
-    last = _NAME.findall(match["new"])[-1]
-    if len(last) > 1 and last.lower() in _everyday():
+    names = _NAME.findall(match["new"])
+    if not names or (len(names[-1]) > 1 and names[-1].lower() in _everyday()):
         return
     for word in _NAME.finditer(sentence, *match.span("new")):
         end = word.start() if match.start("old") < match.start("new") else match.end("old")

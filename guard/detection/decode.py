@@ -67,10 +67,11 @@ class Decoded:
     unread: tuple[Span, ...] = ()
 
 
-def decode(text: str) -> Decoded:
-    """All readings of what is written in code inside `text`; none for almost all ordinary text."""
+def decode(text: str, *, names: bool = True) -> Decoded:
+    """All readings of what is written in code inside `text`; none for almost all ordinary text. Where no `names` are
+    looked for, only those that are judged by their meaning, and nothing is unread."""
     layer = _identity(text[:LONGEST])
-    views = [*_for_names(layer)]
+    views = [*_for_names(layer)] if names else []
     unread = [Span(LONGEST, len(text))] if len(text) > LONGEST else []
     for depth in range(DEPTH):
         for readers in STEPS:
@@ -86,7 +87,9 @@ def decode(text: str) -> Decoded:
         found = [_on(layer, other) for patch in patches for other in patch.others]
         layer, touched = _rewritten(layer, patches)
         found += [layer.part(start, end) for start, end in _around(touched, len(layer.text))]
-        views += [view for text_view in found for view in (text_view, *_for_names(text_view))]
+        views += [view for of in found for view in (of, *(_for_names(of) if names else ()))]
+    if not names:
+        return Decoded(tuple(views))
     unread += [layer.span(start, end) for start, end in unreadable(layer.text)]
     return Decoded(tuple(views), tuple(sorted(unread, key=lambda span: (span.start, span.end))))
 

@@ -18,6 +18,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from guard.detection.batching import Batcher
+from guard.detection.gist import Gist
 from guard.errors import StartupError
 
 logger = logging.getLogger(__name__)
@@ -38,7 +39,8 @@ class Encoder:
 
     `digest` identifies weights, tokenizer and precision, so that cached vectors and thresholds are never mixed
     between encoders. `embed` takes at most `batch` texts of any length up to `max_tokens` and gives [n, dim]. A vector
-    is `depth` parts of equal size one after the other: one, but for the encoder that `deeper` makes (`hidden`).
+    is `depth` parts of equal size one after the other: one, but for the encoder that `deeper` makes (`hidden`). `gist`
+    tells what texts cannot be near to each other without running it, where that was measured.
     """
 
     def __init__(
@@ -52,12 +54,14 @@ class Encoder:
         batch: int = _BATCH,
         depth: int = 1,
         deeper: Callable[[], Encoder] | None = None,
+        gist: Gist | None = None,
     ):
         self.name = name
         self.digest = digest
         self.dim = dim
         self.max_tokens = max_tokens
         self.depth = depth
+        self.gist = gist
         self._deeper = deeper
         self._embed = embed
         self._cache: OrderedDict[bytes, np.ndarray] = OrderedDict()
@@ -160,6 +164,7 @@ def load_encoder(
             "another one in the configuration."
         ) from error
 
+    gist = _gist(model) if name == PACKAGED else None
     precision = _AUTO if backend == "auto" else backend
 
     def deeper() -> Encoder:
@@ -173,7 +178,9 @@ def load_encoder(
             made = graph.build(
                 model, digest, int8=precision == "onnx-int8", threads=threads, folder=cache_dir
             )
-            return Encoder(name, made.digest, dim, limit, made.embed, cache_rows, graph.BATCH, deeper=deeper)
+            return Encoder(
+                name, made.digest, dim, limit, made.embed, cache_rows, graph.BATCH, deeper=deeper, gist=gist
+            )
         except Exception as error:  # a missing package, a layer without an operator: torch can run them all
             logger.warning("the encoder runs in torch, not as %s: %s", precision, _first_line(error))
 
@@ -181,7 +188,7 @@ def load_encoder(
         out = model.encode(texts, batch_size=_BATCH, show_progress_bar=False, convert_to_numpy=True)
         return np.asarray(out)
 
-    return Encoder(name, digest, dim, limit, embed, cache_rows, deeper=deeper)
+    return Encoder(name, digest, dim, limit, embed, cache_rows, deeper=deeper, gist=gist)
 
 
 def _hidden_encoder(
@@ -205,6 +212,17 @@ def _hidden_encoder(
     own = hashlib.sha256(f"{digest} hidden".encode()).hexdigest()
     dim = made.depth * made.width
     return Encoder(name, own, dim, limit, made.embed, _HIDDEN_CACHE_ROWS, graph.BATCH, made.depth)
+
+
+def _gist(model: Any) -> Gist:
+    """From the first table of a sentence-transformers model."""
+    from tokenizers import Tokenizer
+
+    table = model[0].model.get_input_embeddings().weight.detach().cpu().float().numpy()
+    tokenizer = Tokenizer.from_str(model.tokenizer.backend_tokenizer.to_str())
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return Gist(table, tokenizer)
 
 
 def _load_model(name: str, device: str) -> Any:

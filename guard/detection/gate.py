@@ -12,7 +12,7 @@ from typing import Any
 
 from guard.detection.base import CompiledTarget, Detector, Finding, Reading, window_chars
 from guard.detection.encoder import Encoder
-from guard.detection.heard import Heard
+from guard.detection.heard import Heard, Once
 from guard.detection.index import Index
 from guard.detection.literals import Literals
 from guard.detection.units import Unit
@@ -32,13 +32,22 @@ class Gate:
     """Immutable; `detect` is called from many threads. Building it embeds nothing. `spoken` judges what is said by
     what the targets state, None where none of them states anything.
 
-    `before` is the gate of the targets before a change: what the change leaves alone is shared with it.
+    `before` is the gate of the targets before a change: what the change leaves alone is shared with it. A gate of what
+    is `stated` looks for no names, and judges by meaning alone.
     """
 
     def __init__(
-        self, encoder: Encoder, compiled: Sequence[CompiledTarget], before: Gate | None = None
+        self,
+        encoder: Encoder,
+        compiled: Sequence[CompiledTarget],
+        before: Gate | None = None,
+        *,
+        stated: bool = False,
     ) -> None:
-        from guard.detection import DETECTORS  # the table names the detectors; this module must not
+        from guard.detection import (
+            BY_MEANING,
+            DETECTORS,
+        )  # the tables name the detectors; this module must not
 
         self._encoder = encoder
         narrow = [target for target in compiled if target.scope.tenants or target.scope.models]
@@ -46,15 +55,16 @@ class Gate:
         self._everywhere = frozenset(t.target_id for t in compiled) - {t.target_id for t in narrow}
         earlier: dict[str, Detector] = before._detectors if before else {}
         self._detectors: dict[str, Detector] = {
-            name: load_detector(path)(compiled, earlier.get(name)) for name, path in DETECTORS.items()
+            name: load_detector(DETECTORS[name])(compiled, earlier.get(name))
+            for name in (BY_MEANING if stated else DETECTORS)
         }
         self._judged = _Remembered()
-        self._heard = Heard(window_chars(encoder))
+        self._heard: Heard | Once = (Once if stated else Heard)(window_chars(encoder))
         self.index: Index = Index(compiled, before.index if before else None)
         self.literals: Literals = Literals(compiled, before.literals if before else None)
         spoken = [target.spoken for target in compiled if target.spoken is not None]
         self.spoken: Gate | None = (
-            Gate(encoder, spoken, before.spoken if before else None) if spoken else None
+            Gate(encoder, spoken, before.spoken if before else None, stated=True) if spoken else None
         )
 
     def detect(

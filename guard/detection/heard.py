@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from guard.detection.conversation import TURNS, Story, Talk
 from guard.detection.units import Unit, units
@@ -69,3 +69,19 @@ class Heard:
                     talk, hits = self._kept[mark]
                     return talk.copy(), hits
         return Talk(self._max_chars), ()
+
+
+class Once:
+    """The same for texts that are judged by their meaning alone, each by itself: nothing is kept."""
+
+    def __init__(self, max_chars: int) -> None:
+        self._max_chars = max_chars
+
+    def read(self, prompt: Prompt, sort: Hashable) -> Read:
+        """The units of the prompt, in which no names are looked for."""
+        told = Talk(self._max_chars).hear(Story.of(prompt), names=False)
+        own = (replace(unit, named=False) for unit in units(prompt))
+        return Read((*own, *(Unit(joined.text, joined=joined) for joined in told)))
+
+    def keep(self, read: Read, found: Callable[[Unit], bool]) -> None:
+        """Nothing."""

@@ -101,6 +101,23 @@ def logs(codes: np.ndarray, *, backwards: bool = False) -> np.ndarray:
     return out
 
 
+def logs_of(codes: np.ndarray, backwards: np.ndarray) -> np.ndarray:
+    """[texts, characters] the same for several texts `codes` [texts, characters], some of them `backwards` [texts]."""
+    out = np.zeros(codes.shape, np.float32)
+    if codes.shape[1] > 2:
+        index = codes[:, :-2] * (SYMBOLS * SYMBOLS)
+        index += codes[:, 1:-1] * SYMBOLS
+        index += codes[:, 2:]
+        index += np.where(backwards, SYMBOLS**3, 0).astype(np.int32)[:, None]
+        out[:, 2:] = _both_tables()[index]
+    return out
+
+
+@cache
+def _both_tables() -> np.ndarray:
+    return np.concatenate(_tables())
+
+
 _MOST = 1.0  # evidence of one character: a product's number is no cipher
 _VOWELS = np.isin(np.arange(SYMBOLS), [ord(char) - 96 for char in "aeiouy"])
 _KINDS = np.where(
@@ -159,9 +176,9 @@ class Stretch:
 
 
 def running(evidence: np.ndarray) -> np.ndarray:
-    """[characters] the running sum of `evidence` that never falls below zero."""
-    total = np.cumsum(evidence, dtype=np.float64)
-    result: np.ndarray = total - np.minimum(np.minimum.accumulate(total), 0.0)
+    """[..., characters] the running sum of `evidence` that never falls below zero."""
+    total = np.cumsum(evidence, axis=-1, dtype=np.float64)
+    result: np.ndarray = total - np.minimum(np.minimum.accumulate(total, axis=-1), 0.0)
     return result
 
 

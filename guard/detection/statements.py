@@ -15,10 +15,13 @@ from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any
 
-from guard.detection.base import CompiledTarget
+import numpy as np
+
+from guard.detection.base import CompiledTarget, Screen
 from guard.detection.compiler import Compiler
 from guard.detection.encoder import Encoder
 from guard.detection.evidence import proper
+from guard.detection.gist import EQUAL, least
 from guard.detection.names import like
 from guard.detection.swaps import halved, mentions, replace, swap_slots
 from guard.detection.windows import sentences, size
@@ -34,6 +37,7 @@ class SpeakingCompiler:
     """Compiles targets for prompts, and what they state for answers."""
 
     def __init__(self, encoder: Encoder, cache_dir: Path) -> None:
+        self._encoder = encoder
         self._prompts = Compiler(encoder, cache_dir)
         self._answers = Compiler(encoder, cache_dir)
 
@@ -57,8 +61,17 @@ class SpeakingCompiler:
             return compiled
         spoken = [other.spoken for other in others if other.spoken is not None]
         twin = self._answers.compile(target_id, version, told, spoken, **{**options, "force": True})
+        twin = changed(twin, screen=screen(twin, self._encoder))
         calibration = {**compiled.calibration, "answers": twin.calibration["detectors"]}
         return changed(compiled, spoken=twin, calibration=calibration)
+
+
+def screen(twin: CompiledTarget, encoder: Encoder) -> Screen | None:
+    """What an answer must have in common with the texts of a target to be compared with them."""
+    if encoder.gist is None or not len(twin.vectors):
+        return None
+    nearest = 1.0 - 2.0 * (1.0 - twin.ceilings) * (1.0 - twin.semantic_threshold)  # see `index.relative`
+    return Screen(encoder.gist.of(twin.texts), np.where(twin.plain, np.minimum(least(nearest), EQUAL), EQUAL))
 
 
 def stated(target_id: str, spec: TargetSpec) -> TargetSpec | None:

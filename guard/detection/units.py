@@ -23,11 +23,13 @@ SHORTEST = 3  # words of an aside that means something by itself
 
 @dataclass(frozen=True)
 class Unit:
-    """A text that begins at `start` of the prompt, or is `joined` from parts of it, or has no place in it."""
+    """A text that begins at `start` of the prompt, or is `joined` from parts of it, or has no place in it. Where it is
+    not `named`, no names are looked for in it."""
 
     text: str
     start: int | None = None
     joined: Joined | None = None
+    named: bool = True
 
     @property
     def aside(self) -> bool:
@@ -53,7 +55,9 @@ class Unit:
         if self.joined:
             yield Piece(self.text, number, self)
             return
-        decoded = decode(neutralise(self.text))  # the bars of a template's markers are no letters
+        decoded = decode(
+            neutralise(self.text), names=self.named
+        )  # the bars of a template's markers are no letters
         yield Piece(self.text, number, self, unread=decoded.unread)
         for found in decoded.views:
             yield Piece(found.text, number, self, found)
