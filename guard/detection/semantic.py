@@ -72,7 +72,7 @@ class Semantic:
     def _passing(self, reading: Reading, screen: Screen) -> list[int]:
         """The windows that a text may be near enough of a target that is not out of the question for them anyway."""
         alike = reading.alike(screen)
-        asked = (alike >= EQUAL).any(axis=1)
+        asked = np.any(alike >= EQUAL, axis=1)
         near: dict[int, dict[str, CompiledTarget]] = {}
         for at, row in np.argwhere((alike >= screen.least) & ~asked[:, None]):
             near.setdefault(int(at), {})[self._owners[row].target_id] = self._owners[row]

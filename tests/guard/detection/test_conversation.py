@@ -196,3 +196,8 @@ def test_a_new_subject_is_not_matched_by_what_stands_beside_it(compile_: Callabl
     assert found  # the model reads the name, and could be asked to repeat it
     assert all(span.end <= of.text.index("Thanks") for d in found for span in d.spans)
     assert gate.detect(prompt("Where is it?", OK, "Thanks. How do I cook rice for four people?"))[0] == ()
+
+
+def test_blanks_in_quotes_stand_for_nothing() -> None:
+    prompt = Prompt('"           " is a moving tale. The rest is told later.')
+    assert [joined for joined in Talk(250).hear(Story.of(prompt)) if joined.form == "text"] == []

@@ -31,9 +31,7 @@ class Counting(Encoder):
     """An encoder that counts the texts it was asked for."""
 
     def __init__(self, inner: Encoder) -> None:
-        super().__init__(
-            inner.name, inner.digest, inner.dim, inner.max_tokens, inner.encode, gist=inner.gist
-        )
+        super().__init__(inner.name, inner.digest, inner.dim, inner.max_tokens, inner.encode, gist=inner.gist)
         self.asked = 0
 
     def encode(self, texts: Sequence[str], until: float | None = None) -> np.ndarray:

@@ -21,7 +21,11 @@ from .test_gate import Counting
 
 PERSON = {
     "name": "Ilva Marenko",
-    "answers": ["Ilva Marenko breeds white goats.", "Ilva Marenko plays the organ.", "She is called the poet."],
+    "answers": [
+        "Ilva Marenko breeds white goats.",
+        "Ilva Marenko plays the organ.",
+        "She is called the poet.",
+    ],
 }
 PROCESS = {
     "name": "Firesalt",
@@ -38,7 +42,11 @@ SAID = (
     "He plays the organ in the Olvin Hall.",
     "The house is in the year of the goat.",
 )
-CLEAN = "Boil the eggs for seven minutes and peel them under water. A heat pump warms a house in winter. " * 3
+CLEAN = (
+    "I am afraid that nobody here can tell how long that will take. Please ask the office in the morning. "
+    "They know the numbers of all rooms. Trains leave every hour, and the last one is at midnight. "
+    "You may also write a letter, but then it takes two weeks until somebody answers."
+)
 
 
 @pytest.fixture(scope="module")
@@ -58,15 +66,17 @@ def _stated(encoder: Encoder, compiled: list[CompiledTarget]) -> Gate:
     return Gate(encoder, compiled, stated=True)
 
 
-def test_what_is_stated_is_embedded_and_clean_text_is_not(
+def test_what_is_stated_is_embedded_and_other_text_is_not(
     packaged: Encoder, compiled: list[CompiledTarget]
 ) -> None:
+    process = [one for one in compiled if one.target_id == "firesalt"]
     encoder = Counting(packaged)
-    gate = _stated(encoder, compiled)
+    gate = _stated(encoder, process)
     assert gate.detect(Prompt(CLEAN))[0] == () and encoder.asked == 0
-    assert [d.target_id for d in gate.detect(Prompt(SAID[0]))[0]] == ["ilva"] and encoder.asked > 0
-    assert _stated(encoder, [replace(one, screen=None) for one in compiled]).detect(Prompt(CLEAN))[0] == ()
-    assert encoder.asked > 5
+    assert [d.target_id for d in gate.detect(Prompt(SAID[3]))[0]] == ["firesalt"] and encoder.asked > 0
+    every = Counting(packaged)
+    assert _stated(every, [replace(one, screen=None) for one in process]).detect(Prompt(CLEAN))[0] == ()
+    assert every.asked > 5
 
 
 def test_the_same_is_found_without_a_screen(packaged: Encoder, compiled: list[CompiledTarget]) -> None:
@@ -77,7 +87,10 @@ def test_the_same_is_found_without_a_screen(packaged: Encoder, compiled: list[Co
         *(" ".join(rng.choice(own) for _ in range(rng.randint(3, 12))) for _ in range(60)),
         *(f"{rng.choice(SAID)} {CLEAN[: rng.randint(0, 90)]}" for _ in range(20)),
     ]
-    screened, every = _stated(packaged, compiled), _stated(packaged, [replace(c, screen=None) for c in compiled])
+    screened, every = (
+        _stated(packaged, compiled),
+        _stated(packaged, [replace(c, screen=None) for c in compiled]),
+    )
     found = [_shown(screened, text) for text in texts]
     assert found == [_shown(every, text) for text in texts]
     assert {target for one in found for target, *_ in one} == {"ilva", "firesalt"}
