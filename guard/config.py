@@ -91,7 +91,7 @@ class OutputSettings(_Section):
 
 class EngineSettings(_Section):
     layers: Literal["all"] | tuple[Annotated[int, Field(strict=True, ge=0)], ...] = "all"
-    ahead_tokens: int = Field(256, ge=0)
+    ahead_tokens: int = Field(64, ge=0)
 
 
 class AdapterSettings(_Section):
