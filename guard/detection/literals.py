@@ -15,7 +15,7 @@ import ahocorasick
 
 from guard.detection.base import CompiledTarget
 from guard.detection.layers import Layers
-from guard.detection.text import Folded, bounded, fold, separates, undecided
+from guard.detection.text import Folded, beginnings, bounded, fold, separates, undecided
 
 CONTEXT = 16  # characters in front of a text that are read to see whether a word begins there
 
@@ -61,6 +61,7 @@ class Literals:
         self._finders: Layers[ahocorasick.Automaton] = (
             before._finders if before else Layers(_finder)
         ).renewed(compiled)
+        self._all = tuple(finder for finder in self._finders if len(finder))
 
     def said_in(self, text: str) -> frozenset[tuple[str, bool]]:
         """(target id, whether by name) of all that `text` says."""
@@ -97,35 +98,36 @@ class Literals:
             first = next(self._nearly(folded, begun, forbids), None)
         if ended:
             return Found(first.start if first else len(text), first)
-        waits = (folded.starts[i] for i in self._begun(folded.text))
-        safe = min(next((start for start in waits if start >= begun), len(text)), undecided(text))
+        waits = next(self._begun(folded, begun), None)
+        safe = min(len(text) if waits is None else folded.starts[waits], undecided(text))
         return Found(first.start, first) if first and first.start <= safe else Found(safe)
 
     def _bounded(self, text: str) -> Iterator[tuple[int, int, CompiledTarget, bool]]:
         """(start, end, target, whether it is a name) of every forbidden text in folded `text`."""
-        for finder in self._finders:
-            for last, (length, owners) in finder.iter(text) if len(finder) else ():
+        for finder in self._all:
+            for last, (length, owners) in finder.iter(text):
                 start, end = last + 1 - length, last + 1
                 if bounded(text, start, end):
                     yield from ((start, end, *owner) for owner in owners if self._finders.holds(owner[0]))
 
     def _nearly(self, folded: Folded, begun: int, forbids: Forbids) -> Iterator[Hit]:
         """Forbidden texts that `folded` ends within, with more than half of them and a part of their last word."""
-        for start in self._begun(folded.text):
+        for start in self._begun(folded, begun):
             span, rest = folded.span(start, len(folded.text)), folded.text[start:]
-            for finder in self._finders if span.start >= begun else ():
-                for whole in finder.keys(rest) if len(finder) else ():
+            for finder in self._all:
+                for whole in finder.keys(rest):
                     if len(rest) > max(len(whole) / 2, whole.rfind(" ") + 1):
                         for target, named in finder.get(whole)[1]:
                             if self._finders.holds(target) and forbids(target, named):
                                 yield Hit(target.target_id, span.start, span.end, named)
 
-    def _begun(self, text: str) -> Iterator[int]:
-        """Where in folded `text` a forbidden text may have begun that goes on behind its end; first come first."""
-        for start in range(len(text)):
-            if text[start] != " " and bounded(text, start, len(text)):
-                rest = text[start:]
-                if any(len(finder) and finder.match(rest) for finder in self._finders):
+    def _begun(self, folded: Folded, begun: int) -> Iterator[int]:
+        """Where in `folded` a forbidden text may have begun, at the original character `begun` or behind it, that goes
+        on behind its end; first come first."""
+        for start in beginnings(folded.text):
+            if folded.starts[start] >= begun:
+                rest = folded.text[start:]
+                if any(finder.match(rest) for finder in self._all):
                     yield start
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -31,25 +32,28 @@ APOSTROPHES = frozenset("'`\u00b4\u2018\u2019\u201b\u02b9\u02bb\u02bc\u2032\uff0
 _DIACRITICS = re.compile(
     r"[\u0300-\u036f\u0591-\u05c7\u064b-\u065f\u0670\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff]"
 )
-_NO_SPACES = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]")
+_WITHOUT_SPACES = r"\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff"
+_NO_SPACES = re.compile(f"[{_WITHOUT_SPACES}]")
+_BEGINNING = re.compile(rf"(?:\A|(?<=[ \n{_WITHOUT_SPACES}])|(?=[{_WITHOUT_SPACES}]))[^ ]", re.DOTALL)
 _IGNORED = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\u2800\u00ad")
 _TAGS = range(0xE0000, 0xE0080)
+_PLAIN = re.compile(r"[\s!-&(-_a-~]*", re.ASCII)  # ASCII without apostrophes
+_PLAIN_WORD = re.compile(r"[a-z0-9]+")
 _SHORT = 400  # characters; what is made of the earlier turns of a conversation is folded again with each turn
 _VARIATION = (range(0xFE00, 0xFE10), range(0xE0100, 0xE01F0))
 
 
 @dataclass(frozen=True, slots=True)
 class Folded:
-    """`text`: words of folded letters and digits, one space between two. Character i of it stands for the
-    original characters `starts[i]:ends[i]`."""
+    """`text`: words of folded letters and digits, one space between two. Character i of it comes from the original
+    character `starts[i]`."""
 
     text: str
     starts: tuple[int, ...]
-    ends: tuple[int, ...]
 
     def span(self, start: int, end: int) -> Span:
         """The original characters that the folded characters [start, end) stand for (end > start)."""
-        return Span(self.starts[start], self.ends[end - 1])
+        return Span(self.starts[start], self.starts[end - 1] + 1)
 
 
 @lru_cache(maxsize=8192)
@@ -87,6 +91,21 @@ def _fold_short(text: str) -> Folded:
 
 
 def _fold(text: str) -> Folded:
+    return _fold_plain(text) if _PLAIN.fullmatch(text) else _fold_any(text)
+
+
+def _fold_plain(text: str) -> Folded:
+    """The same as `_fold_any`, where nothing has to be looked up or dropped: answers are judged with every token."""
+    words, starts, end = list[str](), list[int](), 0
+    for word in _PLAIN_WORD.finditer(text.lower()):
+        starts += [end] if words else []
+        begin, end = word.span()
+        starts += range(begin, end)
+        words.append(word.group())
+    return Folded(" ".join(words), tuple(starts))
+
+
+def _fold_any(text: str) -> Folded:
     chars: list[str] = []
     at: list[int] = []
     for i, char in enumerate(text):
@@ -118,13 +137,18 @@ def _tidy(raw: str, at: list[int]) -> Folded:
     if out and out[-1] == " ":
         out.pop()
         starts.pop()
-    return Folded("".join(out), tuple(starts), tuple(start + 1 for start in starts))
+    return Folded("".join(out), tuple(starts))
 
 
 def bounded(text: str, start: int, end: int) -> bool:
     """Whether the folded piece [start, end) begins and ends at word boundaries (scripts without spaces:
     always)."""
     return _edge(text, start - 1, start) and _edge(text, end, end - 1)
+
+
+def beginnings(text: str) -> Iterator[int]:
+    """Where in folded text a piece may begin that is `bounded` in front."""
+    return (match.start() for match in _BEGINNING.finditer(text))
 
 
 def _edge(text: str, outside: int, inside: int) -> bool:
@@ -141,9 +165,10 @@ def separates(text: str) -> bool:
 def undecided(text: str) -> int:
     """Where the "s" of a possessive ending stands with which `text` ends; it is one only if no letter follows. The
     length of `text` where it ends otherwise."""
-    kept = [(i, folded) for i, char in enumerate(text) if (folded := _fold_char(char)) != ""]
-    if len(kept) >= 2 and kept[-1][1] == "s" and (kept[-2][1] or " ")[-1] == "'":
-        return kept[-1][0]
+    ends = ((i, folded) for i in range(len(text) - 1, -1, -1) if (folded := _fold_char(text[i])) != "")
+    last, letter = next(ends, (0, None))
+    if letter == "s" and (next(ends, (0, None))[1] or " ")[-1] == "'":
+        return last
     return len(text)
 
 

@@ -52,7 +52,7 @@ class Spelling:
 
     def __init__(self, tokenizer: Any, *, skip_special: bool = True) -> None:
         self._table = _table(tokenizer)
-        self._skipped = frozenset(tokenizer.all_special_ids) if skip_special else frozenset()
+        self._skipped = _special(tokenizer) if skip_special else frozenset()
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def add(self, token_ids: Sequence[int], *, ended: bool = False) -> str:
@@ -141,6 +141,11 @@ def _table(tokenizer: Any) -> list[bytes]:
     if ours.removeprefix(" ") != theirs.removeprefix(" "):
         raise StartupError("The guard cannot tell which characters this model's tokens stand for.")
     return table
+
+
+@lru_cache(maxsize=8)
+def _special(tokenizer: Any) -> frozenset[int]:
+    return frozenset(tokenizer.all_special_ids)
 
 
 def _plain(token: str) -> bytes:

@@ -2,7 +2,7 @@
 
 The op is in the model before it is compiled or warmed up, so it runs the same in eager mode, under
 torch.compile and between piecewise CUDA graphs. It changes its argument in place and returns at once when the
-step has no edit for its site.
+step has no edit for its site; in eager mode it is not even called then.
 """
 
 from __future__ import annotations
@@ -113,6 +113,12 @@ def _lethe_site_fake(x: torch.Tensor, residual: torch.Tensor | None, handle: int
 direct_register_custom_op("lethe_site", _lethe_site, mutates_args=["x"], fake_impl=_lethe_site_fake)
 
 
+def _visit(site: Site, handle: int, x: torch.Tensor, residual: torch.Tensor | None) -> None:
+    """What is traced has to hold the op for every step to come; tracing must not ask what there is to do now."""
+    if torch.compiler.is_compiling() or site.shares:
+        torch.ops.vllm.lethe_site(x, residual, handle)
+
+
 def install(model: torch.nn.Module, layers: str | list[int]) -> list[Site]:
     """Put sites behind the input embedding, and at the chosen decoder `layers` ("all" or numbers) behind each
     layer and behind the gate projection of its feed-forward network.
@@ -152,7 +158,7 @@ def _embedding(model: torch.nn.Module) -> Site:
 
     def forward(input_: torch.Tensor) -> torch.Tensor:
         out = inner(input_)
-        torch.ops.vllm.lethe_site(out, None, handle)
+        _visit(site, handle, out, None)
         return out
 
     module.forward = forward
@@ -172,10 +178,7 @@ def _behind_layer(site: Site, block: torch.nn.Module) -> Site:
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         out = inner(*args, **kwargs)
-        if isinstance(out, tuple):
-            torch.ops.vllm.lethe_site(out[0], out[1], handle)
-        else:
-            torch.ops.vllm.lethe_site(out, None, handle)
+        _visit(site, handle, *(out[:2] if isinstance(out, tuple) else (out, None)))
         return out
 
     block.forward = forward
@@ -193,7 +196,7 @@ def _behind_gate(layer: int, name: str, block: torch.nn.Module) -> list[Site]:
 
     def forward(input_: torch.Tensor) -> Any:
         out = inner(input_)
-        torch.ops.vllm.lethe_site(out[0] if isinstance(out, tuple) else out, None, handle)
+        _visit(site, handle, out[0] if isinstance(out, tuple) else out, None)
         return out
 
     merged.forward = forward

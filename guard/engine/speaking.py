@@ -44,16 +44,17 @@ class Sample:
     waiting: deque[tuple[CompletionOutput, int]] = field(default_factory=deque)
     ended: bool = False
     said: list[int] = field(default_factory=list)
-    _spelling: Spelling | None = None
-    _joint: _Joint | None = None  # takes apart what the engine has joined
+    _spelling: Spelling = field(init=False)
+    _early: bool = False  # ids come before their characters, or without them
+    _joint: _Joint | None = None  # takes apart what the engine has joined, where spelling does not
     _spells: bool = False  # the engine gives ids alone, and the client wants text
     _passed: int = 0  # characters up to the end of the last delta that left
     _shown: int = 0  # characters of text that left
 
     def __post_init__(self) -> None:
-        if self.params.stop or not self.params.detokenize:
-            skip = self.params.skip_special_tokens or not self.params.detokenize
-            self._spelling = Spelling(self.tokenizer, skip_special=skip)
+        self._early = bool(self.params.stop) or not self.params.detokenize
+        skip = self.params.skip_special_tokens or not self.params.detokenize
+        self._spelling = Spelling(self.tokenizer, skip_special=skip)
 
     async def take(self, delta: CompletionOutput) -> CompletionOutput | None:
         """What can leave now that `delta` has come, as one delta; None: nothing, or there is a hit."""
@@ -62,6 +63,9 @@ class Sample:
         if self._spells:
             delta.text = text
         await self.speech.say(text, ended=_ending(delta))
+        if self._all_leaves(delta, texts):
+            self._passed, self.ended = self.speech.left, delta.finished()
+            return self._leaves(delta)
         for part, length in zip(_apart(delta, lengths), lengths, strict=True):
             heard += length
             self.waiting.append((part, heard))
@@ -87,7 +91,7 @@ class Sample:
     def resume(self, judge: Judge | None) -> None:
         """Another answer follows behind the ids that left, which comes without text: the engine would begin with the
         last characters of its prompt, which are those of this answer."""
-        self.speech.judge, self._spells = judge, True
+        self.speech.judge, self._spells, self._early = judge, True, True
         self._spelling = Spelling(self.tokenizer, skip_special=self.params.skip_special_tokens)
         self._spelling.add(self.said)
 
@@ -114,19 +118,27 @@ class Sample:
         of an answer must not depend on that. Where a stop string is waited for, nothing goes on behind a hit, and all
         is one text."""
         ids = delta.token_ids
-        if self._spelling is not None:
+        if self._early:
             # the token that ends an answer is not shown
             shown = ids[:-1] if self._spells and delta.finish_reason == "stop" else ids
             texts = [self._spelling.add([token]) for token in shown] + [""] * (len(ids) - len(shown))
             *first, last = texts or [""]
             texts = [*first, last + self._spelling.add([], ended=delta.finished())]
             return ["".join(texts)] if self.params.stop else texts
+        texts = [self._spelling.add([token]) for token in ids]
         if self._joint is None and len(ids) < 2:
             return [delta.text]
+        if self._joint is None and "".join(texts) == delta.text:
+            return texts
         if self._joint is None:
             before = [token for one, _ in self.waiting for token in one.token_ids]
             self._joint = _Joint(self.tokenizer, self.params, self.prompt, self.said + before)
         return self._joint.texts(delta)
+
+    def _all_leaves(self, delta: CompletionOutput, texts: Sequence[str]) -> bool:
+        """Whether nothing waits, of `delta` neither: almost always."""
+        all_free = self.speech.hit is None and self.speech.left == self.speech.heard
+        return all_free and not self.waiting and bool(texts[-1] or delta.finished())
 
     def _front(self) -> CompletionOutput | None:
         """What waits, as far as it may leave, as one delta."""

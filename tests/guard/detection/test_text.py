@@ -1,6 +1,8 @@
+import random
+
 import pytest
 
-from guard.detection.text import bounded, fold, neutralise
+from guard.detection.text import _fold_any, beginnings, bounded, fold, neutralise, undecided
 from guard.types import Span
 
 
@@ -77,3 +79,35 @@ def test_template_markers_become_spaces_and_offsets_stay() -> None:
 
 def test_only_known_markers_are_taken_for_markers() -> None:
     assert neutralise("<|Jane Doe|>") == "<|Jane Doe|>"
+
+
+def texts(letters: str, count: int = 20_000) -> list[str]:
+    rng = random.Random(7)
+    return ["".join(rng.choices(letters, k=rng.randint(0, 9))) for _ in range(count)]
+
+
+def test_plain_text_folds_as_any_other_does() -> None:
+    assert all(fold(text) == _fold_any(text) for text in texts("aBz09 .,\n\t-_'`<\x1c\x00\u00e9~^"))
+
+
+def test_pieces_begin_where_they_are_bounded_in_front() -> None:
+    for text in texts("ab \n\u0e01\u4e00\u3040"):
+        places = [i for i in range(len(text)) if text[i] != " " and bounded(text, i, len(text))]
+        assert list(beginnings(text)) == places
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("Jane's", 5),
+        ("Jane\u2019s\u200b", 5),  # nothing that is seen follows
+        ("Janes", 5),
+        ("Jane's ", 7),
+        ("Jane'st", 7),
+        ("'s", 1),
+        ("s", 1),
+        ("", 0),
+    ],
+)
+def test_a_possessive_ending_is_undecided_until_something_follows(text: str, place: int) -> None:
+    assert undecided(text) == place
