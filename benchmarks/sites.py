@@ -142,17 +142,23 @@ def make_adapter(model: Path, out: Path) -> dict[str, Artifact]:
 
 
 def make_model(shape: Path, out: Path) -> Path:
-    """A model of that configuration with random weights, beside the demo model's tokenizer."""
+    """A model of that configuration with random weights, beside the demo model's tokenizer. It says text: rows of the
+    embedding that stand for none are zero."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-    torch.manual_seed(0)
-    (out / "config.json").write_text(shape.read_text(encoding="utf-8"), encoding="utf-8")
-    AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(out), dtype=torch.float32).save_pretrained(
-        out
-    )
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(ROOT / "demo" / "models" / "full" / name, out)
+    tokenizer = AutoTokenizer.from_pretrained(out)
+    torch.manual_seed(0)
+    (out / "config.json").write_text(shape.read_text(encoding="utf-8"), encoding="utf-8")
+    model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(out), dtype=torch.float32)
+    rows = model.get_input_embeddings().weight
+    spoken = [i for i in range(len(tokenizer)) if tokenizer.decode([i]).isascii()]
+    silent = torch.ones(len(rows), dtype=torch.bool)
+    silent[spoken], silent[tokenizer.all_special_ids] = False, True
+    rows.data[silent] = 0
+    model.save_pretrained(out)
     return out
 
 

@@ -24,6 +24,7 @@ from guard.errors import content_filter
 from guard.speech import Judge, Look, Speech
 from guard.types import Reply
 
+_BROKEN = "\ufffd"  # which token shows one is the engine's own matter
 _TAIL = 256  # tokens in front of one, among which a forbidden text may have begun that it completes
 
 
@@ -128,7 +129,7 @@ class Sample:
         texts = [self._spelling.add([token]) for token in ids]
         if self._joint is None and len(ids) < 2:
             return [delta.text]
-        if self._joint is None and "".join(texts) == delta.text:
+        if self._joint is None and "".join(texts) == delta.text and _BROKEN not in delta.text:
             return texts
         if self._joint is None:
             before = [token for one, _ in self.waiting for token in one.token_ids]
