@@ -98,7 +98,7 @@ async def starting_engine(
         finally:
             while not starting.done():  # it waits for processes, which are not needed any more
                 for process in multiprocessing.active_children():
-                    process.terminate()
+                    process.kill()  # told to end, vLLM's engine would first finish starting
                 await asyncio.sleep(_POLL_S)
             if starting.exception() is None:
                 starting.result().shutdown(timeout=config.shutdown_timeout)
