@@ -3,6 +3,9 @@ watch a guarded server; `auto`, `jobs` and `kinds` train on a guarded server; th
 
 from __future__ import annotations
 
+import signal
+import sys
+
 import click
 
 from benchmarks.ahead import ahead
@@ -35,6 +38,8 @@ from benchmarks.twin import twin
 @click.group()
 def main() -> None:
     """Speed of the guarded server and engine, as ratios to bare vLLM in the same run; and of detection."""
+    # What a command has started is ended on the way out.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
 
 
 main.add_command(ahead)

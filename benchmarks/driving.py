@@ -155,7 +155,9 @@ class Server:
             )
         after, memory = self.meter.read()
         if failed := [error for error in found["errors"] if error]:
-            raise click.ClickException(f"{len(failed)} requests failed; the first: {failed[0][:200]}")
+            whose = "the guarded server" if self.key else "bare vLLM"
+            why = failed[0].strip().splitlines()[-1]
+            raise click.ClickException(f"{len(failed)} of {len(requests)} requests to {whose} failed: {why}")
         return Block(
             found["duration"],
             found["total_output_tokens"],

@@ -18,6 +18,7 @@ from guard.detection.text import bounded
 
 _PREPARED = 4_096  # heads; of more, only those of targets near the prompt are judged
 _RARE = 64  # owners of a term in one layer; a term of more says too little to judge all of their heads
+_ROUNDING = 1e-6  # nats; the same terms summed in another order may differ by less
 _NEAREST = 1.05 * NEAR  # nats of a text that equals an example, and what half precision may add
 
 
@@ -58,6 +59,10 @@ class _Found:
     own: Mapping[int, frozenset[str]]
     common: frozenset[str]
     at_most: Mapping[str, float]
+
+    def common_nats(self, window: int) -> float:
+        """At most so many come from terms that too many targets own to look at each."""
+        return sum(self.at_most[term] for term in self.common if window in self.windows[term])
 
     def of(self, column: int, terms: Terms) -> dict[int, set[str]]:
         """Window -> what it holds of one target's `terms`."""
@@ -117,9 +122,7 @@ class Classifier:
         anyone = float(self._thresholds[active].min()) - _NEAREST
         if anyone <= 0:
             return list(range(len(reading.windows)))
-        shared = np.zeros(len(reading.windows))  # of terms that too many targets own to look at each
-        for term in found.common:
-            shared[list(found.windows[term])] += found.at_most[term]
+        shared = np.array([found.common_nats(window) for window in range(len(reading.windows))])
         asked = shared >= anyone
         for column in found.own:
             if active[column]:
@@ -141,10 +144,14 @@ class Classifier:
         return mask
 
     def _for(self, near: Near, found: _Found, asked: Sequence[int]) -> np.ndarray:
-        """[asked, near.columns] nats for the target, with what speaks against it left out."""
+        """[asked, near.columns] nats for the target, with what speaks against it left out. Words are weighed only where
+        the threshold could be reached with all of them: near a prompt are thousands of targets, and few of those."""
         evidence: np.ndarray = NEAR * near.scores.astype(np.float64)
         row = {window: at for at, window in enumerate(asked)}
-        for at, column in enumerate(near.columns):
+        most = np.array([found.common_nats(window) for window in asked])[:, None]
+        could = (evidence + most + _ROUNDING >= self._thresholds[near.columns]).any(axis=0)
+        for at in np.flatnonzero(could | np.isin(near.columns, list(found.own))):
+            column = near.columns[at]
             terms = self._targets[column].terms
             for window, held in found.of(int(column), terms).items():
                 if window in row:

@@ -90,7 +90,7 @@ def data(file: Any, args: tuple[str, ...], server: str, key: str | None) -> None
         args = args[1:]
     else:
         raise click.UsageError("Give the ID of a target, or --file.")
-    _run("classifiers.augment", ("--target", "-", *args), target)
+    sys.exit(run("classifiers.augment", ("--target", "-", *args), target))
 
 
 @click.command(
@@ -106,19 +106,25 @@ def bench(args: tuple[str, ...]) -> None:
     _run("benchmarks", args if named else ("serving", *args))
 
 
-def _run(module: str, args: tuple[str, ...], given: str | None = None) -> NoReturn:
-    """End as the program ends."""
-    sys.exit(run(module, args, given))
+def _run(module: str, args: tuple[str, ...]) -> NoReturn:
+    """Become the program: who interrupts or ends the command reaches the servers that it has started."""
+    command = _command(module, args)
+    os.execve(command[0], command, {**PATIENT, **os.environ})  # noqa: S606 - a program of ours, no shell is wanted
 
 
 def run(module: str, args: tuple[str, ...], given: str | None = None) -> int:
     """The code with which the program ends: 2 for bad usage, 1 for any other failure. `given` is its input."""
+    environment = {**PATIENT, **os.environ}
+    command = _command(module, args)
+    code = subprocess.run(command, check=False, input=given, text=True, env=environment).returncode
+    return code if code in (0, _USAGE) else 1
+
+
+def _command(module: str, args: tuple[str, ...]) -> list[str]:
+    """Raises ConfigError: the package is not here."""
     package = module.partition(".")[0]
     if importlib.util.find_spec(package) is None or importlib.util.find_spec(f"{package}.__main__") is None:
         raise ConfigError(
             f"The package `{package}` is not installed here; run this from a checkout of Lethe."
         )
-    command = [sys.executable, "-m", module, *args]
-    environment = {**PATIENT, **os.environ}
-    code = subprocess.run(command, check=False, input=given, text=True, env=environment).returncode
-    return code if code in (0, _USAGE) else 1
+    return [sys.executable, "-m", module, *args]

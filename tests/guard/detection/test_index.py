@@ -217,6 +217,29 @@ def test_a_gate_above_the_size_finds_what_an_exact_one_finds(
     assert found(many) == exact
 
 
+def test_words_that_many_targets_share_are_weighed_where_they_decide(
+    compile_: Callable, hashing: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    towns = ["Tarvala"] * 3 + [f"Orvik{chr(97 + i)}" for i in range(27)]
+    authors = []
+    for i, town in enumerate(towns):
+        spec = {key: _renamed(value, i) for key, value in AUTHOR.items()}
+        spec["description"] = spec["description"].replace("Tarvala", town)
+        authors.append(compile_(f"author-{i}", **spec))
+    text = "Which novelist, born in Tarvala in 1957, writes about lighthouses?"
+
+    def found(lower: float) -> set[str]:
+        eager = [replace(one, evidence_threshold=one.evidence_threshold - lower) for one in authors]
+        return {one.target_id for one in Gate(hashing, eager).detect(Prompt(text))[0]}
+
+    steps = np.arange(0.0, 12.0, 0.25)
+    exact = [found(lower) for lower in steps]
+    monkeypatch.setattr("guard.detection.classifier._PREPARED", 10)
+    monkeypatch.setattr("guard.detection.classifier._RARE", 2)
+    assert {len(one) for one in exact} >= {0, 3}
+    assert [found(lower) for lower in steps] == exact
+
+
 def _renamed(value: str | list[str], i: int) -> str | list[str]:
     if isinstance(value, list):
         return [str(_renamed(one, i)) for one in value]
