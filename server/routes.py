@@ -206,9 +206,10 @@ TABLE: tuple[Route, ...] = (
     *_all(Access.CLOSED, "/docs", "/docs/oauth2-redirect", "/redoc"),
 )
 
+_EXACT = {route.path: route for route in TABLE}
+
 
 def find(path: str) -> Route | None:
     """The open route that serves `path`, or None; exact paths win over templates."""
-    hits = [route for route in TABLE if route.matches(path)]
-    hits.sort(key=lambda route: route.path != path)
-    return hits[0] if hits and hits[0].access is not Access.CLOSED else None
+    hit = _EXACT.get(path) or next((route for route in TABLE if route.matches(path)), None)
+    return hit if hit and hit.access is not Access.CLOSED else None

@@ -21,15 +21,16 @@ _REASONING = (("<think>", "</think>"),)
 _CALLS = (("{", "}"), ("[", "]"), ("<tool_call>", "</tool_call>"), ("<function", "</function"))
 
 
-async def folded(
+def folded(deltas: AsyncIterator[RequestOutput], kind: RequestOutputKind) -> AsyncIterator[RequestOutput]:
+    """`deltas` as the caller asked for them: as they are, everything so far each time, or once at the end."""
+    return deltas if kind is RequestOutputKind.DELTA else _gathered(deltas, kind)
+
+
+async def _gathered(
     deltas: AsyncIterator[RequestOutput], kind: RequestOutputKind
 ) -> AsyncIterator[RequestOutput]:
-    """`deltas` as the caller asked for them: as they are, everything so far each time, or once at the end."""
     whole: RequestOutput | None = None
     async for delta in deltas:
-        if kind is RequestOutputKind.DELTA:
-            yield delta
-            continue
         if whole is None:
             whole = delta
         else:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
+from operator import is_
 from types import SimpleNamespace
 from typing import Any
 
@@ -46,6 +47,7 @@ class Sample:
     ended: bool = False
     said: list[int] = field(default_factory=list)
     _spelling: Spelling = field(init=False)
+    _single: list[int] = field(default_factory=list)  # what came alone, one text each, and was not spelt yet
     _early: bool = False  # ids come before their characters, or without them
     _joint: _Joint | None = None  # takes apart what the engine has joined, where spelling does not
     _spells: bool = False  # the engine gives ids alone, and the client wants text
@@ -126,12 +128,15 @@ class Sample:
             *first, last = texts or [""]
             texts = [*first, last + self._spelling.add([], ended=delta.finished())]
             return ["".join(texts)] if self.params.stop else texts
-        texts = [self._spelling.add([token]) for token in ids]
         if self._joint is None and len(ids) < 2:
+            self._single += ids
             return [delta.text]
-        if self._joint is None and "".join(texts) == delta.text and _BROKEN not in delta.text:
-            return texts
         if self._joint is None:
+            self._spelling.add(self._single)
+            self._single.clear()
+            texts = [self._spelling.add([token]) for token in ids]
+            if "".join(texts) == delta.text and _BROKEN not in delta.text:
+                return texts
             before = [token for one, _ in self.waiting for token in one.token_ids]
             self._joint = _Joint(self.tokenizer, self.params, self.prompt, self.said + before)
         return self._joint.texts(delta)
@@ -229,9 +234,7 @@ class Speaking:
         if not safe:
             self._withheld = head if self.last is None else None
             return None
-        if len(safe) == len(output.outputs) and all(
-            a is b for a, b in zip(safe, output.outputs, strict=True)
-        ):
+        if len(safe) == len(output.outputs) and all(map(is_, safe, output.outputs)):
             shown = output
         else:
             shown = copy(output)
