@@ -64,14 +64,15 @@ class Setup:
 
 @dataclass(frozen=True)
 class Block:
-    """What one block of requests took: seconds, output tokens, the times to each first token and between tokens in
-    seconds, processor seconds of the server's processes, their resident bytes at its end, and how many requests the
-    guard acted upon."""
+    """What one block of requests took: seconds, output tokens, of each request the time to its first token and that
+    per token behind it, the gaps between what came, all in seconds, processor seconds of the server's processes, their
+    resident bytes at its end, and how many requests the guard acted upon."""
 
     seconds: float
     tokens: int
     first: tuple[float, ...]
-    between: tuple[float, ...]
+    each: tuple[float, ...]
+    gaps: tuple[float, ...]
     cpu: float
     memory: int
     acted: int = 0
@@ -162,6 +163,11 @@ class Server:
             found["duration"],
             found["total_output_tokens"],
             tuple(found["ttfts"]),
+            tuple(
+                sum(gaps) / (n - 1)
+                for gaps, n in zip(found["itls"], found["output_lens"], strict=True)
+                if n > 1
+            ),
             tuple(gap for gaps in found["itls"] for gap in gaps),
             after - before,
             memory,

@@ -12,8 +12,8 @@ PANELS = {
     "ttft_p50": "first token, p50",
     "ttft_p95": "first token, p95",
     "ttft_p99": "first token, p99",
-    "itl_mean": "between tokens, mean",
-    "itl_p99": "between tokens, p99",
+    "tpot": "per token behind it, mean",
+    "itl_p99": "gap between chunks, p99",
     "cpu_per_token": "processor per token",
     "memory": "memory",
 }

@@ -84,9 +84,8 @@ MEASURES: dict[str, Callable[[Sequence[Pair]], Interval | None]] = {
     "ttft_p50": _by_request(0.5),
     "ttft_p95": _by_request(0.95),
     "ttft_p99": _by_request(0.99),
-    # Not the median: where a chunk holds several tokens, the gap between them is none.
-    "itl_mean": _by_round(lambda block: float(np.mean(block.between))),
-    "itl_p99": _by_round(lambda block: float(np.quantile(block.between, 0.99))),
+    "tpot": _by_round(lambda block: float(np.mean(block.each))),
+    "itl_p99": _by_round(lambda block: float(np.quantile(block.gaps, 0.99))),
     "cpu_per_token": _by_round(lambda block: block.cpu / block.tokens),
     "memory": _by_round(lambda block: float(block.memory)),
 }

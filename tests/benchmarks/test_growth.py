@@ -25,7 +25,7 @@ class FakeServer:
 
     def drive(self, prompts, load, seed):
         self.asked += [turns[-1]["content"] for turns in prompts]
-        return Block(1.0, 8, (0.1,), (0.1,), 1.0, 1_000_000_000 + self.kept * len(self.asked))
+        return Block(1.0, 8, (0.1,), (0.1,), (0.1,), 1.0, 1_000_000_000 + self.kept * len(self.asked))
 
 
 def test_growth_is_what_each_request_leaves_behind():

@@ -40,7 +40,7 @@ ITEMS = [item(split, n) for split in ("forget", "retain", "chat", "other") for n
 def block(scale=1.0, requests=20):
     first = tuple(0.1 * scale + 0.1 for _ in range(requests))
     gaps = tuple(0.01 * scale for _ in range(requests))
-    return Block(2.0 * scale, 160, first, gaps, scale, int(1e9 * scale))
+    return Block(2.0 * scale, 160, first, gaps, gaps, scale, int(1e9 * scale))
 
 
 class FakeServer:
@@ -106,7 +106,7 @@ def test_ratios_are_guarded_over_bare(both):
     ((condition, load, pairs),) = measure(bare, guarded, ITEMS, LOAD, [(2, named("matched_10"))])
     ratios = row("", "demo", condition, load, pairs).ratios
     assert ratios["matched_10_throughput"].mean == 0.5
-    for name in ("itl_mean", "itl_p99", "cpu_per_token", "memory"):
+    for name in ("tpot", "itl_p99", "cpu_per_token", "memory"):
         assert ratios[f"matched_10_{name}"].mean == pytest.approx(2.0)
     assert ratios["matched_10_throughput"].n == LOAD.rounds
     assert ratios["matched_10_ttft_p50"].n == LOAD.rounds * LOAD.requests
