@@ -15,8 +15,9 @@ import ahocorasick
 
 from guard.detection.base import CompiledTarget
 from guard.detection.layers import Layers
-from guard.detection.text import Folded, beginnings, bounded, fold, separates, undecided
+from guard.detection.text import Folded, beginnings, bounded, fold, plain_words, separates, undecided
 
+_HEAD = 3  # letters by which most words are known to begin nothing that is forbidden
 CONTEXT = 16  # characters in front of a text that are read to see whether a word begins there
 
 
@@ -58,10 +59,10 @@ class Literals:
     """All forbidden texts of `compiled`. Immutable; shares with `before` what a change leaves alone."""
 
     def __init__(self, compiled: Sequence[CompiledTarget], before: Literals | None = None) -> None:
-        self._finders: Layers[ahocorasick.Automaton] = (
-            before._finders if before else Layers(_finder)
-        ).renewed(compiled)
-        self._all = tuple(finder for finder in self._finders if len(finder))
+        self._finders: Layers[_Finder] = (before._finders if before else Layers(_finder)).renewed(compiled)
+        found = [finder for finder in self._finders if finder.heads]
+        self._all = tuple(finder.automaton for finder in found)
+        self._heads: frozenset[str] = frozenset().union(*(finder.heads for finder in found))
 
     def said_in(self, text: str) -> frozenset[tuple[str, bool]]:
         """(target id, whether by name) of all that `text` says."""
@@ -85,6 +86,8 @@ class Literals:
             ended: whether nothing comes behind `text`, and why (`Ending`, or a bool). At an end that was chosen, a
                 text counts as said when more than half of it has been, and its last word has begun.
         """
+        if self._begins_nothing(text, begun):
+            return Found(len(text))
         folded = fold(text)
         first: Hit | None = None
         for start, end, target, named in self._bounded(folded.text):
@@ -101,6 +104,14 @@ class Literals:
         waits = next(self._begun(folded, begun), None)
         safe = min(len(text) if waits is None else folded.starts[waits], undecided(text))
         return Found(first.start, first) if first and first.start <= safe else Found(safe)
+
+    def _begins_nothing(self, text: str, begun: int) -> bool:
+        """Whether the first letters of words tell that no forbidden text begins at `begun` or behind it, as they mostly
+        do: answers are judged with every token."""
+        words = plain_words(text, begun)
+        if not words:
+            return words is not None
+        return words.pop()[:_HEAD] not in self._heads and self._heads.isdisjoint(map(_head, words))
 
     def _bounded(self, text: str) -> Iterator[tuple[int, int, CompiledTarget, bool]]:
         """(start, end, target, whether it is a name) of every forbidden text in folded `text`."""
@@ -131,7 +142,20 @@ class Literals:
                     yield start
 
 
-def _finder(targets: Sequence[CompiledTarget]) -> ahocorasick.Automaton:
+@dataclass(frozen=True, eq=False)
+class _Finder:
+    """Forbidden texts, and with what they begin: their first letters, fewer where a text may yet go on."""
+
+    automaton: ahocorasick.Automaton
+    heads: frozenset[str]
+
+
+def _head(word: str) -> str:
+    """What a text begins with that begins with the whole word."""
+    return f"{word} "[:_HEAD]
+
+
+def _finder(targets: Sequence[CompiledTarget]) -> _Finder:
     owners: dict[str, list[Owner]] = {}
     for target in targets:
         for text, named in _texts(target):
@@ -141,7 +165,8 @@ def _finder(targets: Sequence[CompiledTarget]) -> ahocorasick.Automaton:
         made.add_word(text, (len(text), tuple(found)))
     if owners:
         made.make_automaton()
-    return made
+    heads = frozenset(_head(text)[:length] for text in owners for length in range(1, _HEAD + 1))
+    return _Finder(made, heads)
 
 
 def _texts(target: CompiledTarget) -> Iterable[tuple[str, bool]]:

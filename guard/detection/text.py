@@ -105,6 +105,12 @@ def _fold_plain(text: str) -> Folded:
     return Folded(" ".join(words), tuple(starts))
 
 
+def plain_words(text: str, start: int) -> list[str] | None:
+    """The words of `fold(text)` from the original character `start` on, of a word that lies across it the rest; None
+    where it takes more than lower case."""
+    return _PLAIN_WORD.findall(text.lower(), start) if _PLAIN.fullmatch(text) else None
+
+
 def _fold_any(text: str) -> Folded:
     chars: list[str] = []
     at: list[int] = []

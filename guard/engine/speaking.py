@@ -62,13 +62,14 @@ class Sample:
     async def take(self, delta: CompletionOutput) -> CompletionOutput | None:
         """What can leave now that `delta` has come, as one delta; None: nothing, or there is a hit."""
         texts, heard = self._texts(delta), self.speech.heard
-        text, lengths = "".join(texts), [len(one) for one in texts]
+        text = "".join(texts)
         if self._spells:
             delta.text = text
         await self.speech.say(text, ended=_ending(delta))
         if self._all_leaves(delta, texts):
             self._passed, self.ended = self.speech.left, delta.finished()
             return self._leaves(delta)
+        lengths = [len(one) for one in texts]
         for part, length in zip(_apart(delta, lengths), lengths, strict=True):
             heard += length
             self.waiting.append((part, heard))
