@@ -56,7 +56,8 @@ lint: install
 	$(BIN)/lint-imports
 
 bench: install
-	$(BIN)/python -m benchmarks serving --condition unregistered --condition unmatched
+	$(BIN)/python -m benchmarks serving --condition unregistered --condition unmatched \
+	  --against benchmarks/report.json --out reports/bench.json
 	$(BIN)/python -m benchmarks sites
 
 # Rewrites the locks from requirements/*.in; needs uv.

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from benchmarks.ratios import gap_intervals, growth, quantile_ratio, worse
+from benchmarks.ratios import gap_intervals, growth, median_interval, quantile_ratio, worse
 
 
 def test_a_quantiles_ratio_has_an_interval_over_pairs():
@@ -15,6 +15,13 @@ def test_a_quantiles_ratio_has_an_interval_over_pairs():
     noisy = quantile_ratio(list(zip(first, 1.1 * rng.exponential(size=400), strict=True)), 0.5)
     assert noisy.low < 1.1 < noisy.high and noisy.low < noisy.mean < noisy.high
     assert quantile_ratio([], 0.5) is None
+
+
+def test_one_round_in_which_a_server_stood_still_does_not_decide():
+    found = median_interval([0.9, 1.1, 1.0, 20.0, 1.0, 0.9, 1.1])
+    assert (found.n, found.mean) == (7, 1.0)
+    assert 0.9 <= found.low < 1.0 < found.high <= 1.1
+    assert median_interval([]) is None
 
 
 def test_only_what_is_certainly_worse_is_told():
