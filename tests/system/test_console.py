@@ -310,7 +310,7 @@ def test_on_the_demo_a_question_is_answered_with_and_without_the_guard(tmp_path,
         assert page.get_by_text("Ready: engine, edit sites").count() == 1
         page.goto(f"{server.base_url}/console/targets?search=yarley")
         page.get_by_role("link", name="Limir Yarley").click()
-        assert page.locator("figure.plot svg rect.own").count() > 0
+        page.locator("figure.plot svg rect.own").first.wait_for(state="attached")
         ask(page, server, KNOWN)
         assert "Limir Yarley" in page.locator("mark").all_text_contents()
         guarded, raw = (page.locator(f"section.answer:has(#{name})") for name in ("guarded", "raw"))
