@@ -60,9 +60,12 @@ class _Found:
     common: frozenset[str]
     at_most: Mapping[str, float]
 
-    def common_nats(self, window: int) -> float:
-        """At most so many come from terms that too many targets own to look at each."""
-        return sum(self.at_most[term] for term in self.common if window in self.windows[term])
+    def common_nats(self, windows: int) -> np.ndarray:
+        """[windows] nats that at most come from terms that too many targets own to look at each."""
+        nats = np.zeros(windows)
+        for term in self.common:
+            nats[list(self.windows[term])] += self.at_most[term]
+        return nats
 
     def of(self, column: int, terms: Terms) -> dict[int, set[str]]:
         """Window -> what it holds of one target's `terms`."""
@@ -104,7 +107,7 @@ class Classifier:
             return
         near = reading.near(asked, found.own)
         thresholds = self._thresholds[near.columns]
-        evidence = self._for(near, found, asked)
+        evidence = self._for(near, found, asked, found.common_nats(len(reading.windows))[asked])
         for at in np.flatnonzero((evidence >= thresholds).any(axis=0)):
             column = int(near.columns[at])
             target, of = self._targets[column], evidence[:, at].copy()
@@ -122,13 +125,13 @@ class Classifier:
         anyone = float(self._thresholds[active].min()) - _NEAREST
         if anyone <= 0:
             return list(range(len(reading.windows)))
-        shared = np.array([found.common_nats(window) for window in range(len(reading.windows))])
-        asked = shared >= anyone
+        common = found.common_nats(len(reading.windows))
+        asked = common >= anyone
         for column in found.own:
             if active[column]:
                 terms, missing = self._targets[column].terms, self._thresholds[column] - _NEAREST
                 for window, held in found.of(column, terms).items():
-                    told = terms.nats(held, found.at_most) + shared[window]
+                    told = terms.nats(held, found.at_most) + common[window]
                     if told >= missing and not asked[window]:
                         names = named(reading.windows[window][1].text)
                         asked[window] = told + against(unknown(terms, names)) >= missing
@@ -143,13 +146,12 @@ class Classifier:
             self._scope = reading.active, mask
         return mask
 
-    def _for(self, near: Near, found: _Found, asked: Sequence[int]) -> np.ndarray:
+    def _for(self, near: Near, found: _Found, asked: Sequence[int], common: np.ndarray) -> np.ndarray:
         """[asked, near.columns] nats for the target, with what speaks against it left out. Words are weighed only where
         the threshold could be reached with all of them: near a prompt are thousands of targets, and few of those."""
         evidence: np.ndarray = NEAR * near.scores.astype(np.float64)
         row = {window: at for at, window in enumerate(asked)}
-        most = np.array([found.common_nats(window) for window in asked])[:, None]
-        could = (evidence + most + _ROUNDING >= self._thresholds[near.columns]).any(axis=0)
+        could = (evidence + common[:, None] + _ROUNDING >= self._thresholds[near.columns]).any(axis=0)
         for at in np.flatnonzero(could | np.isin(near.columns, list(found.own))):
             column = near.columns[at]
             terms = self._targets[column].terms

@@ -125,9 +125,8 @@ def test_a_gate_that_fires_on_the_answer_ends_it_there(served, gates, kind):
     found = flat(outputs, add=kind == "DELTA")
     choices, finished, *_ = found
     text, ids, logprobs, reason, _ = choices[0]
-    if (
-        reason == "length"
-    ):  # the engine was so far ahead that nothing had left: the edited model answers instead
+    if reason == "length":
+        # The engine was so far ahead that nothing had left: the edited model answers instead.
         served.guard.verdict = edited()
         assert found == flat(served.run(served.stream(served.prompt(SHORT), params)), add=kind == "DELTA")
         return
